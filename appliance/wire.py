@@ -1,0 +1,220 @@
+"""What the parent and an engine process say to each other.
+
+One Unix socket pair per engine. A frame is a four-byte little-endian length and one
+msgpack-encoded message; the `t` field names the message type. The engine sends at most one `Step`
+per decode step, whatever the number of rows, so the cost of the wire does not grow with the batch.
+
+    parent                                   engine process
+      | -- Load ---------------------------->  |   read weights, check what the caches can do
+      | <- Hello, Progress*, Loaded | LoadFailed
+      | -- Configure ----------------------->  |   ceilings and defaults; may be sent again at any time
+      | -- Submit (rid) -------------------->  |   render, tokenise, check the ceiling
+      | <- Accepted (rid) | Refused (rid)      |
+      | <- Step {rows: [(rid, text, ...)]}     |   until a row carries `finish`
+      | -- Cancel (rid) -------------------->  |   the row is free within a step or two
+      | <- Beat, twice a second                |   from a thread of its own: stage and progress counter
+      | -- Shutdown ------------------------>  |   exit status 0
+
+Nothing executable ever crosses this wire: msgpack only, no pickle.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL = 1
+MAX_FRAME = 64 * 1024 * 1024  # twice the default body limit: a request is always smaller
+HEADER = struct.Struct("<I")
+
+Stage = Literal["start", "load", "compile", "prefill", "decode", "idle"]
+Finish = Literal["stop", "length", "cancelled", "error"]
+
+
+class Message(msgspec.Struct, tag_field="t", omit_defaults=True, frozen=True):
+    """Base of every message."""
+
+
+# --- parent to engine -----------------------------------------------------------------------------
+
+
+class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Sampling fields. `None` means: not said. Request values fall back to the model's defaults."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+
+
+class Load(Message, tag="load"):
+    """Load one model. `path` is a local folder that the parent has already found and checked."""
+
+    model: str
+    path: str
+    adapter: str | None = None
+    trust_remote_code: bool = False
+
+
+class Configure(Message, tag="configure"):
+    """Limits and defaults that change without a reload. `context` counts prompt plus output tokens."""
+
+    context: int  # effective ceiling
+    context_declared: int | None = None  # what the spec promised, for error messages; None: auto
+    concurrency: int = 8
+    prefill_chunk: int = 512
+    sampling: Sampling = Sampling()
+    force: bool = False  # the model's own sampling wins over the request's
+    enable_thinking: bool = True
+
+
+class Submit(Message, tag="submit"):
+    """One row of generation. Exactly one of `messages` and `prompt` is set."""
+
+    rid: int
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | list[int] | None = None
+    sampling: Sampling = Sampling()
+    stop: list[str] = []
+    seed: int | None = None
+    logit_bias: dict[int, float] | None = None
+    template_kwargs: dict[str, Any] | None = None
+    ignore_eos: bool = False  # benchmarks only: run to max_tokens
+
+
+class Cancel(Message, tag="cancel"):
+    rid: int
+
+
+class Shutdown(Message, tag="shutdown"):
+    """Finish the current step, then exit with status 0."""
+
+
+# --- engine to parent -----------------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    pid: int
+    protocol: int = PROTOCOL
+
+
+class Progress(Message, tag="progress"):
+    """Bytes of weights read so far, of `total`."""
+
+    done: int
+    total: int
+
+
+class Loaded(Message, tag="loaded"):
+    model_type: str
+    load_s: float
+    weights_bytes: int  # as MLX counts the parameters it holds
+    active_bytes: int  # mx.get_active_memory() after the first forward pass
+    context_max: int  # the model's own limit, tokens
+    batchable: bool
+    batch_why: str | None  # when not batchable: which cache cannot, in words
+    backend: str  # "metal" | "cpu" | "cuda"
+    blas: str | None = None
+
+
+class LoadFailed(Message, tag="load_failed"):
+    """`permanent`: trying the same files again cannot help."""
+
+    code: str  # missing_weights | corrupt_weights | unsupported_model | bad_tokenizer | bad_adapter | out_of_memory | failed
+    message: str
+    permanent: bool
+
+
+class Accepted(Message, tag="accepted"):
+    rid: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class Refused(Message, tag="refused"):
+    """The request cannot run on this engine; `code` is one of the API's error codes."""
+
+    rid: int
+    code: str
+    message: str
+    param: str | None = None
+    details: dict[str, Any] | None = None
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """What one request got in one step.
+
+    text: new text, already detokenised, stop sequences taken out. May be empty on finish.
+    tokens: completion tokens so far, the end-of-text token not counted in text but counted here.
+    finish: set on the last row of a request. `message` says what went wrong for "error".
+    """
+
+    rid: int
+    text: str
+    tokens: int
+    finish: Finish | None = None
+    message: str | None = None
+    stop: str | None = None  # the stop string that matched, if one did
+
+
+class Step(Message, tag="step"):
+    rows: list[Row]
+
+
+class Beat(Message, tag="beat"):
+    """Sent every 0.5 s by a thread that does nothing else.
+
+    A beat proves that the process is scheduled; only `progress` proves that the model computes. It
+    grows at each prefill chunk, decode step and loaded weight file. All bytes are MLX's own figures.
+    """
+
+    stage: Stage
+    stage_s: float  # seconds in this stage without progress
+    progress: int
+    rows: int = 0
+    waiting: int = 0
+    active_bytes: int = 0
+    cache_bytes: int = 0
+    peak_bytes: int = 0
+    prompt_tokens: int = 0  # since start
+    output_tokens: int = 0  # since start
+
+
+ToEngine = Load | Configure | Submit | Cancel | Shutdown
+FromEngine = Hello | Progress | Loaded | LoadFailed | Accepted | Refused | Step | Beat
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_from_engine = msgspec.msgpack.Decoder(FromEngine)
+
+
+class WireError(ValueError):
+    """A frame that is too long, cut short, or not a known message. The connection is unusable."""
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    """One whole frame, length included."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise WireError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME}")
+    return HEADER.pack(len(body)) + body
+
+
+def decode_to_engine(body: bytes | memoryview) -> ToEngine:
+    try:
+        return _to_engine.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"not a message for an engine: {error}") from error
+
+
+def decode_from_engine(body: bytes | memoryview) -> FromEngine:
+    try:
+        return _from_engine.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"not a message from an engine: {error}") from error
