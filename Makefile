@@ -1,0 +1,95 @@
+# LMX. Needs make and Python 3.11 or newer; everything else is installed into .venv from requirements.lock.
+
+FILE ?= lmx.yaml
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format bench lock wheel clean
+
+help: ## list the verbs
+	@echo "make VERB"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+up: $(READY) ## install what is needed, then serve what lmx.yaml says (FILE=other.yaml for another)
+	@exec $(BIN)/lmx up -f $(FILE)
+
+test: lint ## lint, types, import contract, then every test (ARGS="-k swap" for some)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY) ## ruff, mypy and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > .venv/contract.txt || { cat .venv/contract.txt; exit 1; }
+	@tail -n 2 .venv/contract.txt
+
+format: $(READY) ## put the code into shape: import order, then layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
+	$(BIN)/python -m bench $(ARGS)
+
+wheel: $(READY) ## build the wheel into dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+lock: ## resolve the dependencies of pyproject.toml again (needs uv: pip install uv)
+	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --group dev \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--quiet --output-file requirements.lock pyproject.toml
+
+clean: ## remove what can be made again (not .venv, not downloaded models)
+	rm -rf dist build bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	find appliance reconciler tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up ----------------------------------------------------------------------------------------
+# Runs again only when the lock or pyproject.toml changes. A virtual environment that works is kept.
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+$(READY): requirements.lock pyproject.toml
+	@$(find_python); $(apt_install); $(make_venv)
+	@echo "Installing the locked packages into .venv ..."
+	@$(PIP) install --quiet --require-hashes --requirement requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+define find_python
+python=; \
+for name in "$$PYTHON" python3 python3.13 python3.12 python3.11 python; do \
+	if [ -n "$$name" ] && "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+		python="$$name"; break; \
+	fi; \
+done; \
+if [ -z "$$python" ]; then \
+	echo "LMX needs Python 3.11 or newer, and none was found. Install one (macOS: brew install python;" >&2; \
+	echo "Debian and Ubuntu: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1; \
+fi
+endef
+
+# OpenBLAS makes the CPU backend about ten times faster; on a Mac the GPU does the work and nothing is needed.
+# Without root this only prints what to do: LMX runs without it.
+define apt_install
+missing=; \
+if [ "$$(uname -s)" = Linux ] && command -v apt-get > /dev/null; then \
+	ldconfig -p 2> /dev/null | grep -q libopenblas || missing="libopenblas0-pthread"; \
+	"$$python" -c 'import ensurepip' 2> /dev/null || missing="$$missing python3-venv"; \
+fi; \
+if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+	echo "Installing $$missing ..."; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; } || \
+		echo "Could not install $$missing; going on without (models run slower on the CPU)." >&2; \
+elif [ -n "$$missing" ]; then \
+	echo "Hint: as root, apt-get install $$missing (models run about ten times faster on the CPU with OpenBLAS)." >&2; \
+fi
+endef
+
+define make_venv
+if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	"$$python" -m venv --clear .venv || { echo "Could not make .venv with $$python." >&2; exit 1; }; \
+fi
+endef
