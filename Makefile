@@ -76,7 +76,7 @@ endef
 define apt_install
 missing=; \
 if [ "$$(uname -s)" = Linux ] && command -v apt-get > /dev/null; then \
-	ldconfig -p 2> /dev/null | grep -q libopenblas || missing="libopenblas0-pthread"; \
+	PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p 2> /dev/null | grep -q libopenblas || missing="libopenblas0-pthread"; \
 	"$$python" -c 'import ensurepip' 2> /dev/null || missing="$$missing python3-venv"; \
 fi; \
 if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
