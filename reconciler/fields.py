@@ -1,0 +1,140 @@
+"""The one table of the spec: every leaf with its default, one line of prose and its change class.
+
+The table is the pydantic fields themselves, written with `leaf()`; this module reads it. The JSON
+Schema, the reference page, the digests and the planner's "which field forces this" come from it.
+It knows nothing of the spec's contents, so `spec.py` can import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from reconciler.kinds import Kind
+
+ChangeClass = Literal["hot", "reload", "rebind", "restart"]
+CHANGE_CLASSES: dict[ChangeClass, str] = {
+    "hot": "taken up in place, between two steps of the engine or two requests",
+    "reload": "the model gets a new engine, beside the old one or after it",
+    "rebind": "a new listener opens, then the old one closes; running requests finish",
+    "restart": "read once at start; `lmx up` must be started again",
+}
+
+MAP_KEY = "*"  # stands for the name in `models.*.source`
+
+
+def leaf(default: Any, doc: str, change: ChangeClass = "hot") -> Any:
+    """One row of the table. A default of `...` makes the key required."""
+    return Field(default, description=doc, json_schema_extra={"change": change})
+
+
+def section(model: type[BaseModel], doc: str) -> Any:
+    """A nested map all of whose keys have defaults."""
+    return Field(default_factory=model, description=doc)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One leaf. `path` is dotted, with `*` for names chosen by the user."""
+
+    path: str
+    kind: Kind
+    default: Any
+    required: bool
+    doc: str
+    change: ChangeClass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one field's annotation says: a leaf, a nested map, or a map of named maps."""
+
+    kind: Kind | None = None
+    nested: type[BaseModel] | None = None
+    named: bool = False
+    optional: bool = False
+
+
+def shape(field: FieldInfo) -> Shape:
+    """Read an annotation. Raises TypeError for a form the table does not know, so none slips by."""
+    for item in field.metadata:
+        if isinstance(item, Kind):
+            return Shape(kind=item)
+    annotation = field.annotation
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return Shape(nested=annotation)
+    if origin is dict and issubclass(arguments[1], BaseModel):
+        return Shape(nested=arguments[1], named=True)
+    if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and arguments[1] is types.NoneType:
+        return Shape(nested=arguments[0], optional=True)
+    raise TypeError(f"the field table cannot read {annotation!r}")
+
+
+def rows(model: type[BaseModel], prefix: str = "") -> Iterator[Row]:
+    """Every leaf under `model`, in the order of the file."""
+    for name, field in model.model_fields.items():
+        form, path = shape(field), prefix + name
+        if form.nested is not None:
+            yield from rows(form.nested, f"{path}.{MAP_KEY}." if form.named else f"{path}.")
+        elif form.kind is not None:
+            extra = field.json_schema_extra
+            change = typing.cast(ChangeClass, extra["change"]) if isinstance(extra, dict) else "hot"
+            required = field.is_required()
+            default = None if required else field.get_default(call_default_factory=True)
+            yield Row(path, form.kind, default, required, field.description or "", change)
+
+
+def values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Kind, ChangeClass]]:
+    """Every leaf of one instance with its value; an absent optional map is one leaf, null."""
+    for name, field in type(model).model_fields.items():
+        form, path, value = shape(field), prefix + name, getattr(model, name)
+        if form.kind is not None:
+            extra = field.json_schema_extra
+            change = typing.cast(ChangeClass, extra["change"]) if isinstance(extra, dict) else "hot"
+            yield path, value, form.kind, change
+        elif isinstance(value, BaseModel):
+            yield from values(value, f"{path}.")
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                yield from values(item, f"{path}.{key}.")
+
+
+def canonical(tree: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal meanings, equal bytes. Whole floats become integers."""
+    return json.dumps(
+        _normal(tree), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(model: BaseModel, only: frozenset[ChangeClass] | None = None) -> str:
+    """SHA-256 over the leaves of `model` whose change class is in `only` (all, when None)."""
+    chosen = {
+        path: kind.show(value)
+        for path, value, kind, change in values(model)
+        if only is None or change in only
+    }
+    return sha256(canonical(chosen))
+
+
+def _normal(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(key): _normal(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_normal(value) for value in tree]
+    if isinstance(tree, float) and tree.is_integer():
+        return int(tree)
+    return tree

@@ -1,0 +1,100 @@
+"""Names that point at something: models, sources, hosts. What they look like, and what to write instead."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from reconciler.kinds import Text
+
+LADDER = ("drop_caches", "page_idle", "throttle", "lower_concurrency", "lower_context", "shed", "unload")
+HEAT = ("nominal", "moderate", "heavy", "trapping", "sleeping")  # macOS's own words, coolest first
+RESERVED = "default"  # requests use it for whatever is active
+
+_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_ALIAS = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,126}$"
+_REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+_LOCAL = r"^(?:\./|\.\./|/|~/|\.$|\.\.$|~$)"
+_BUILTIN = r"^builtin:[A-Za-z0-9][A-Za-z0-9._-]*$"
+_HUB = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+_GGUF_IN_HUB = r"^[^/]+/[^/]+/.+\.gguf$"
+_LABEL = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?<!-)$")
+
+
+def _key(text: str) -> str | None:
+    if text == RESERVED:
+        return f"{RESERVED!r} is what requests call the active model; choose another name"
+    return None if re.match(_KEY, text) else "use letters, digits, '.', '_' and '-', at most 63"
+
+
+def _alias(text: str) -> str | None:
+    if text == RESERVED:
+        return f"{RESERVED!r} always means the active model; remove it"
+    return None if re.match(_ALIAS, text) else "use letters, digits and . _ - : / @ +, at most 127"
+
+
+def _revision(text: str) -> str | None:
+    return None if re.match(_REVISION, text) else "use the commit that the model's page on the Hub shows"
+
+
+def _source(text: str) -> str | None:
+    if any(re.match(pattern, text) for pattern in (_LOCAL, _BUILTIN, _HUB, _GGUF_IN_HUB)):
+        return None
+    if text.startswith("builtin:"):
+        return "a name follows builtin:, like builtin:lmx-demo"
+    return (
+        f"for a folder write ./{text}; for the Hub write org/name"
+        if "://" not in text
+        else "write org/name, not a URL"
+    )
+
+
+def _host(text: str) -> str | None:
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        labels = text.rstrip(".").split(".")
+        dotted_number = labels[-1].isdecimal()
+        if len(text) <= 253 and not dotted_number and all(_LABEL.match(label) for label in labels):
+            return None
+        return (
+            "the port goes to server.port"
+            if re.search(r":[0-9]+$", text)
+            else "write an IP address or a host name"
+        )
+    return None
+
+
+def _url(text: str) -> str | None:
+    return (
+        None if re.match(r"^(?:https?|ssh|file|git)://\S+$|^\S+@\S+:\S+$", text) else "write a whole address"
+    )
+
+
+KEY = Text("a model's name", "daily", _key, pattern=_KEY, most=63)
+ALIAS = Text("a name", "qwen3-30b", _alias, pattern=_ALIAS, most=127)
+SOURCE = Text("a Hub repo, a local folder or builtin:NAME", "mlx-community/Qwen3-4B-4bit", _source)
+REVISION = Text("a commit", "1f2e3d4", _revision, pattern=_REVISION, most=128)
+HOST = Text("an address", "127.0.0.1", _host, most=253)
+URL = Text("an address", "https://git.example/fleet.git", _url)
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit hash, full or short, and so cannot move."""
+    return re.match(r"^[0-9a-f]{7,40}$", revision) is not None
+
+
+def is_local(source: str) -> bool:
+    return re.match(_LOCAL, source) is not None
+
+
+def is_builtin(source: str) -> bool:
+    return re.match(_BUILTIN, source) is not None
+
+
+def is_hub(source: str) -> bool:
+    return not is_local(source) and not is_builtin(source)
+
+
+def is_gguf(source: str) -> bool:
+    return source.endswith(".gguf")
