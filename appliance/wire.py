@@ -29,6 +29,14 @@ PROTOCOL = 1
 MAX_FRAME = 64 * 1024 * 1024  # twice the default body limit: a request is always smaller
 HEADER = struct.Struct("<I")
 
+# How an engine process ends. Any other status, or a signal, is a crash it could not speak about, such as
+# a Metal out-of-memory abort.
+EXIT_OK = 0  # asked to, by Shutdown
+EXIT_PARENT_GONE = 10  # the connection closed: nobody is left to serve
+EXIT_PROTOCOL = 11  # a frame that is no message, or a message out of order
+EXIT_LOAD_FAILED = 12  # LoadFailed has been sent and says why
+EXIT_CRASHED = 13  # an error in the engine's own loop; the traceback is on its stderr
+
 Stage = Literal["start", "load", "compile", "prefill", "decode", "idle"]
 Finish = Literal["stop", "length", "cancelled", "error"]
 

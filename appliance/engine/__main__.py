@@ -1,0 +1,122 @@
+"""`python -m appliance.engine --fd N`: one engine process, holding one end of a socket pair.
+
+The order matters: die with the parent, say Hello, and only then import MLX and mlx-lm, which takes a
+second. The main thread loads and decodes; others read, tokenise and beat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from appliance import wire
+from appliance.engine import beat, process
+from appliance.engine.intake import Intake, Reader, Stop
+from appliance.engine.link import Closed, Link
+
+log = logging.getLogger("appliance.engine")
+
+
+def leave(status: int) -> NoReturn:
+    """End now, whatever other threads do: a Metal call in progress cannot be waited for."""
+    logging.shutdown()
+    os._exit(status)
+
+
+def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> None:
+    """The reading thread: never blocks on anything but the socket, never sends."""
+    loading = False
+    try:
+        while True:
+            message = link.receive()
+            if isinstance(message, wire.Submit):
+                intake.submit(message)
+            elif isinstance(message, wire.Cancel):
+                intake.cancel(message.rid)
+            elif isinstance(message, wire.Configure):
+                intake.configure(message)
+            elif isinstance(message, wire.Load):
+                if loading:
+                    raise wire.WireError("a second Load: one engine holds one model")
+                loading = True
+                orders.put(message)
+            elif intake.reader is None:
+                leave(wire.EXIT_OK)  # Shutdown while nothing is served
+            else:
+                intake.inbox.put(Stop())
+    except Closed as error:
+        log.info("%s", error)
+        leave(wire.EXIT_PARENT_GONE)
+    except wire.WireError as error:
+        log.error("%s", error)
+        leave(wire.EXIT_PROTOCOL)
+
+
+def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas: str | None) -> int:
+    """Load, report, then decode until told to stop; the exit status."""
+    from appliance.engine import load, warm  # MLX comes in here
+    from appliance.engine.schedule import Scheduler
+
+    started = time.monotonic()
+    gauge.enter("load")
+
+    def progress(done: int, total: int) -> None:
+        gauge.advance()
+        link.send(wire.Progress(done, total))
+
+    try:
+        model = load.load(order, progress)
+        gauge.enter("compile")
+        model = warm.up(model, gauge)
+    except load.BadModel as error:
+        log.error("cannot load %s: %s: %s", order.model, error.code, error.message)
+        link.send(wire.LoadFailed(error.code, error.message, error.permanent))
+        return wire.EXIT_LOAD_FAILED
+    intake.open(Reader(model.tokenizer, model.vocabulary), model.context_max)
+    gauge.enter("idle")
+    link.send(warm.loaded(model, time.monotonic() - started, blas))
+    log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
+    Scheduler(model, link, intake, gauge).run()
+    return wire.EXIT_OK
+
+
+def main() -> NoReturn:
+    parser = argparse.ArgumentParser(prog="python -m appliance.engine", description=__doc__.splitlines()[0])
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of a connected stream socket")
+    options = parser.parse_args()
+    parent = os.getppid()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    process.ignore_terminal_interrupts()
+    if not process.die_with_parent(parent):
+        leave(wire.EXIT_PARENT_GONE)
+    sys.setswitchinterval(0.0005)  # the decode thread takes over from a busy tokeniser within half a step
+    link = Link(socket.socket(fileno=options.fd))
+    gauge = beat.Gauge()
+    intake = Intake(link)
+    orders: queue.SimpleQueue[wire.Load] = queue.SimpleQueue()
+    try:
+        link.send(wire.Hello(os.getpid()))
+        threading.Thread(target=read, args=(link, intake, orders), name="read", daemon=True).start()
+        beat.start(link, gauge)
+        blas = process.load_openblas()
+        status = serve(link, intake, gauge, orders.get(), blas)
+    except Closed as error:
+        log.info("%s", error)
+        status = wire.EXIT_PARENT_GONE
+    except BaseException:
+        log.critical("the engine's loop failed", exc_info=True)
+        status = wire.EXIT_CRASHED
+    leave(status)
+
+
+if __name__ == "__main__":
+    main()

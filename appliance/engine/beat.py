@@ -1,0 +1,81 @@
+"""The heartbeat: proof that the process is scheduled, and a counter that proves it computes.
+
+The thread does nothing else, so a long load, compile or prefill cannot keep it silent; MLX lets go of
+the interpreter while it computes. Whether the model makes progress is another question, and only the
+progress counter answers it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+from appliance.engine.link import Closed, Link
+from appliance.wire import Beat, Stage
+
+INTERVAL = 0.5  # seconds
+
+
+class Gauge:
+    """What the engine is doing now. Written by the decode thread, read by the beat thread.
+
+    Plain attributes: each is written whole under the interpreter lock, and a beat may be half a step old.
+    """
+
+    def __init__(self) -> None:
+        self.stage: Stage = "start"
+        self.progress = 0
+        self.rows = 0
+        self.waiting = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self._since = time.monotonic()
+
+    def enter(self, stage: Stage) -> None:
+        if stage != self.stage:
+            self.stage = stage
+            self._since = time.monotonic()
+
+    def advance(self) -> None:
+        """One more prefill chunk, decode step or piece of weights is done."""
+        self.progress += 1
+        self._since = time.monotonic()
+
+    def beat(self) -> Beat:
+        active, cache, peak = memory()
+        return Beat(
+            stage=self.stage,
+            stage_s=time.monotonic() - self._since,
+            progress=self.progress,
+            rows=self.rows,
+            waiting=self.waiting,
+            active_bytes=active,
+            cache_bytes=cache,
+            peak_bytes=peak,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+        )
+
+
+def memory() -> tuple[int, int, int]:
+    """MLX's own figures in bytes: active, cached, peak. Zeros until MLX has been imported."""
+    mx: Any = sys.modules.get("mlx.core")
+    if mx is None or not hasattr(mx, "get_peak_memory"):  # absent, or half way through its import
+        return 0, 0, 0
+    return mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory()
+
+
+def start(link: Link, gauge: Gauge) -> None:
+    """Beat for as long as the process lives."""
+
+    def run() -> None:
+        try:
+            while True:
+                link.send(gauge.beat())
+                time.sleep(INTERVAL)
+        except Closed:
+            return  # the reading thread sees it too, and ends the process
+
+    threading.Thread(target=run, name="beat", daemon=True).start()

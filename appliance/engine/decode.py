@@ -1,0 +1,203 @@
+"""The device half of continuous batching: prompts in chunks, then all rows one token at a time.
+
+It does the work of mlx-lm's `BatchGenerator` on mlx-lm's own caches and models, with these differences,
+each measured (bench/limit.py):
+
+- A row alone keeps the model's plain cache. The batched form costs a mask and per-row offsets.
+- No log-probabilities: mlx-lm normalises, slices and synchronises them per row and step.
+- A new row's first token is computed in the same forward pass as everyone's next one.
+- Rows are dropped without copying out their caches, and several prompt batches of different lengths are
+  worked on in turn, so that short prompts neither wait for a long one nor are padded to its length.
+
+The device is never idle while Python works: a step is launched before the tokens of the one before it
+are read, so detokenising and sending overlap with computing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from appliance.engine.output import Output
+from appliance.engine.prompt import Job
+from appliance.engine.sampling import Processor, Sampler
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One request on the device."""
+
+    job: Job
+    output: Output
+    sampler: Sampler
+    processor: Processor | None
+    produced: int = 0  # tokens generated
+    primed: bool = False  # the last prompt token has gone through
+    failed: str | None = None  # what its own processor raised
+
+
+def merged(caches: list[list[Any]]) -> list[Any]:
+    """Plain caches of several rows as one batched cache per layer."""
+    return [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
+
+
+class Prefill:
+    """Prompts worked on together, all but their last token.
+
+    Several rows only when they fit into one chunk together; a longer prompt goes alone, chunk by chunk.
+    """
+
+    def __init__(self, net: Any, rows: list[Row]) -> None:
+        self.rows = rows
+        self.cache: list[Any] = []
+        self.plain = True  # known when it starts: rows may be cancelled before
+        self._net = net
+        self._done = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens of the longest prompt still to process."""
+        return max(len(row.job.prompt) for row in self.rows) - 1 - self._done
+
+    def advance(self, chunk: int) -> int:
+        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were."""
+        if not self.cache:
+            caches = [make_prompt_cache(self._net) for _ in self.rows]
+            self.plain = len(caches) == 1
+            self.cache = caches[0] if self.plain else merged(caches)
+        if self.plain:
+            prompt = self.rows[0].job.prompt
+            end = min(self._done + chunk, len(prompt) - 1)
+            pieces = [prompt[self._done : end]]
+            self._done = end
+        else:
+            pieces = [row.job.prompt[:-1] for row in self.rows]
+            self._done += self.left
+        self._run(pieces)
+        return sum(map(len, pieces))
+
+    def _run(self, pieces: list[list[int]]) -> None:
+        lengths = [len(piece) for piece in pieces]
+        longest = max(lengths)
+        if longest == 0:
+            return
+        padding = [longest - length for length in lengths]
+        padded = any(padding)
+        if padded:
+            for cache in self.cache:
+                cache.prepare(lengths=lengths, right_padding=padding)
+        tokens = [piece + [0] * pad for piece, pad in zip(pieces, padding, strict=True)]
+        self._net(mx.array(tokens), cache=self.cache)
+        if padded:
+            for cache in self.cache:
+                cache.finalize()
+        mx.eval([cache.state for cache in self.cache])
+
+
+class Decoding:
+    """The rows that get one token a step."""
+
+    def __init__(self, net: Any) -> None:
+        self.rows: list[Row] = []
+        self._net = net
+        self._cache: list[Any] = []
+        self._plain = True
+        self._next: Any = None  # (rows,) newest token of each row, perhaps still being computed
+        self._groups: list[tuple[Sampler, Any]] | None = None
+        self._order: Any = None
+
+    def join(self, prefill: Prefill) -> None:
+        """Take over the rows of a finished prefill; they get their first token two steps from now."""
+        last = mx.array([row.job.prompt[-1] for row in prefill.rows], dtype=mx.uint32)
+        if not self.rows:
+            self._cache, self._plain, self._next = prefill.cache, prefill.plain, last
+        else:
+            newcomers = merged([prefill.cache]) if prefill.plain else prefill.cache
+            if self._plain:
+                self._cache, self._plain = merged([self._cache]), False
+            for cache, new in zip(self._cache, newcomers, strict=True):
+                cache.extend(new)
+            self._next = mx.concatenate([self._next, last])
+        self.rows.extend(prefill.rows)
+        self._groups = None
+
+    def keep(self, rows: list[Row]) -> None:
+        """Drop all other rows. `rows` in their present order."""
+        if len(rows) == len(self.rows):
+            return
+        indices = [index for index, row in enumerate(self.rows) if row in rows]
+        if not indices:
+            self._cache, self._plain, self._next = [], True, None
+        else:
+            if len(indices) == 1:
+                self._cache, self._plain = [cache.extract(indices[0]) for cache in self._cache], True
+            else:
+                for cache in self._cache:
+                    cache.filter(indices)
+            self._next = None if self._next is None else self._next[mx.array(indices)]
+        self.rows = rows
+        self._groups = None
+
+    def step(self, *, last: bool = False) -> list[tuple[Row, int]]:
+        """Launch the next step, then return the tokens of the one before.
+
+        last: every row ends with the tokens returned, so there is nothing to launch.
+        A row whose processor raised has `failed` set and gets no token.
+        """
+        newest = self._next
+        if last:
+            self._next = None
+        else:
+            logits = self._net(newest[:, None], cache=self._cache)[:, -1, :]
+            logits, states = self._process(newest, logits)
+            self._next = self._sample(logits)
+            mx.async_eval(self._next, *states)
+        tokens = newest.tolist()
+        ready = []
+        for row, token in zip(self.rows, tokens, strict=True):
+            if row.primed:
+                row.produced += 1
+                ready.append((row, token))
+            else:
+                row.primed = True
+        return ready
+
+    def _process(self, newest: Any, logits: Any) -> tuple[Any, list[Any]]:
+        """Apply the rows' own processors; the logits, and the processors' arrays to compute along."""
+        if all(row.processor is None for row in self.rows):
+            return logits, []
+        parts, states = [], []
+        for index, row in enumerate(self.rows):
+            part = logits[index : index + 1]
+            if row.processor is not None and row.failed is None:
+                try:
+                    part = row.processor(newest[index : index + 1], part)
+                    states.extend(row.processor.state)
+                except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
+                    row.failed = f"{type(error).__name__}: {error}"
+            parts.append(part)
+        return mx.concatenate(parts, axis=0), states
+
+    def _sample(self, logits: Any) -> Any:
+        if self._groups is None:
+            self._group()
+        assert self._groups is not None
+        if len(self._groups) == 1:
+            return self._groups[0][0](logits).astype(mx.uint32)
+        parts = [sampler(logits[indices]) for sampler, indices in self._groups]
+        return mx.concatenate(parts)[self._order].astype(mx.uint32)
+
+    def _group(self) -> None:
+        """Rows with the same sampler, so that one call serves them all."""
+        by_sampler: dict[Sampler, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            by_sampler.setdefault(row.sampler, []).append(index)
+        self._groups = [(sampler, mx.array(indices)) for sampler, indices in by_sampler.items()]
+        flat = [index for indices in by_sampler.values() for index in indices]
+        order = [0] * len(flat)
+        for position, index in enumerate(flat):
+            order[index] = position
+        self._order = mx.array(order)

@@ -1,0 +1,115 @@
+"""Between the reading thread and the decode thread: a thread that renders and tokenises.
+
+Tokenising a long prompt takes seconds; neither decoding nor reading may wait for it. The reading thread
+hands submissions in and never blocks or sends; this thread answers Accepted or Refused and passes on
+what can run. A Cancel finds its request wherever it is, since both sides look under one lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.engine import prompt
+from appliance.engine.link import Link
+from appliance.wire import Accepted, Configure, Refused, Row, Step, Submit
+
+WAITING_LIMIT = 1024  # requests; the parent's own queue is far shorter
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    rid: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    pass
+
+
+Command = prompt.Job | Cancelled | Stop
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What preparing needs to know of a loaded model."""
+
+    tokenizer: Any
+    vocabulary: int
+
+
+class Intake:
+    def __init__(self, link: Link) -> None:
+        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.limits = Configure(context=0)  # replaced whole, read by all threads
+        self.reader: Reader | None = None  # set once the model is loaded
+        self._configured = False
+        self._link = link
+        self._work: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._preparing: dict[int, bool] = {}  # rid -> cancelled meanwhile
+        threading.Thread(target=self._run, name="intake", daemon=True).start()
+
+    @property
+    def preparing(self) -> int:
+        return len(self._preparing)
+
+    def configure(self, limits: Configure) -> None:
+        """New limits and defaults, for every request that is prepared from now on."""
+        with self._lock:
+            self.limits, self._configured = limits, True
+
+    def open(self, reader: Reader, context_max: int) -> None:
+        """The model is there. Until it is configured, its own limit is the ceiling."""
+        with self._lock:
+            if not self._configured:
+                self.limits = Configure(context=context_max)
+        self.reader = reader
+
+    def submit(self, submit: Submit) -> None:
+        with self._lock:
+            self._preparing[submit.rid] = False
+        self._work.put(submit)
+
+    def cancel(self, rid: int) -> None:
+        with self._lock:
+            if rid in self._preparing:
+                self._preparing[rid] = True
+                return
+        self.inbox.put(Cancelled(rid))
+
+    def _run(self) -> None:
+        while True:
+            submit = self._work.get()
+            try:
+                job = self._prepare(submit)
+            except prompt.Refusal as refusal:
+                with self._lock:
+                    del self._preparing[submit.rid]
+                self._link.send(
+                    Refused(submit.rid, refusal.code, refusal.message, refusal.param, refusal.details)
+                )
+                continue
+            self._link.send(Accepted(submit.rid, len(job.prompt)))
+            with self._lock:
+                cancelled = self._preparing.pop(submit.rid)
+                if not cancelled:
+                    self.inbox.put(job)
+            if cancelled:
+                self._link.send(Step([Row(submit.rid, "", 0, "cancelled")]))
+
+    def _prepare(self, submit: Submit) -> prompt.Job:
+        if self.reader is None:
+            raise prompt.Refusal("no-model-loaded", "the model is not loaded yet")
+        if self.preparing + self.inbox.qsize() > WAITING_LIMIT:
+            raise prompt.Refusal("overloaded", f"more than {WAITING_LIMIT} requests are waiting")
+        try:
+            return prompt.prepare(submit, self.limits, self.reader.tokenizer, self.reader.vocabulary)
+        except prompt.Refusal:
+            raise
+        except Exception as error:  # noqa: BLE001  tokenizers raise their own kinds; one request must not end all
+            raise prompt.Refusal(
+                "invalid_request", f"the prompt cannot be tokenised: {type(error).__name__}: {error}"
+            ) from error

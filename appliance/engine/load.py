@@ -1,0 +1,234 @@
+"""Load one model from a local folder: weights with progress, tokenizer, adapter, and what it can do.
+
+Every failure becomes a `BadModel` with a code and a sentence that says what to do. What the files say
+about batching is not believed: a real forward pass, alone and then in a batch, decides.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm.generate  # noqa: F401  the module behind sys.modules["mlx_lm.generate"], see quiet_wiring
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_adapters, load_model, load_tokenizer
+
+from appliance.engine.weights import BadModel, check_file, check_folder
+from appliance.wire import Load
+
+PIECE = 64 * 2**20  # bytes of weights made real at a time: the grain of progress
+CACHE_LIMIT = 2**30  # bytes of freed buffers MLX may keep; unbounded, it hits Metal's buffer count
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "model_max_length",
+)
+UNSTATED_CONTEXT = 4096  # tokens, for a config that names no limit
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model, ready to run."""
+
+    net: Any
+    tokenizer: Any
+    config: dict[str, Any] = field(repr=False)
+    model_type: str
+    context_max: int
+    vocabulary: int  # token ids are below this
+    weights_bytes: int
+    batch_why: str | None  # None: its rows can be batched
+
+    @property
+    def batchable(self) -> bool:
+        return self.batch_why is None
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.eos_token_ids)
+
+
+def quiet_wiring() -> None:
+    """Keep mlx-lm from wiring memory by itself: wiring is a declared policy, not a side effect.
+
+    `import mlx_lm.generate as g` yields the function of that name, hence the look into sys.modules.
+    """
+    module: Any = sys.modules["mlx_lm.generate"]
+    module.maybe_set_recommended_wired_limit = lambda: None
+
+
+def load(order: Load, progress: Callable[[int, int], None]) -> Model:
+    """Read everything `order` names. `progress(done, total)` counts bytes of weights. Raises BadModel."""
+    folder = Path(order.path)
+    config = check_folder(folder)
+    check_code(config, order.trust_remote_code)
+    quiet_wiring()
+    mx.set_cache_limit(CACHE_LIMIT)
+    try:
+        net, config = load_model(folder, lazy=True, trust_remote_code=order.trust_remote_code)
+    except MemoryError as error:
+        raise out_of_memory(error) from error
+    except Exception as error:  # noqa: BLE001  mlx-lm raises whatever the model's code does
+        raise explain(error, config) from error
+    if order.adapter is not None:
+        net = adapt(net, Path(order.adapter))
+    weights_bytes = make_real(net, progress)
+    tokenizer = read_tokenizer(folder, config, order.trust_remote_code)
+    return Model(
+        net=net,
+        tokenizer=tokenizer,
+        config=config,
+        model_type=str(config["model_type"]),
+        context_max=context_of(config),
+        vocabulary=vocabulary_of(config, tokenizer),
+        weights_bytes=weights_bytes,
+        batch_why=why_not_batchable(net),
+    )
+
+
+def check_code(config: dict[str, Any], trusted: bool) -> None:
+    """Refuse a folder that needs its own code run, unless the spec allows it."""
+    if config.get("model_file") is not None and not trusted:
+        raise BadModel(
+            "unsupported_model",
+            f"this model brings its own code ({config['model_file']}); "
+            "set `trust_remote_code: true` for it if you trust that code",
+        )
+
+
+def explain(error: Exception, config: dict[str, Any]) -> BadModel:
+    """A failure inside mlx-lm, in words a user can act on."""
+    text = f"{type(error).__name__}: {error}"
+    if "not supported" in str(error) and "Model type" in str(error):
+        own = "auto_map" in config
+        hint = " (the code it brings for PyTorch cannot run here, trusted or not)" if own else ""
+        return BadModel(
+            "unsupported_model", f"mlx-lm does not know the model type {config['model_type']!r}{hint}"
+        )
+    if is_memory(error):
+        return out_of_memory(error)
+    if any(word in str(error) for word in ("parameters", "Expected shape", "Missing", "shape")):
+        return BadModel("corrupt_weights", f"the weights do not fit config.json: {error}")
+    if "safetensors" in str(error):
+        return BadModel("corrupt_weights", f"the weights cannot be read: {error}")
+    if isinstance(error, (KeyError, TypeError, AttributeError, ZeroDivisionError)):
+        return BadModel("unsupported_model", f"config.json does not describe a whole model: {text}")
+    return BadModel("failed", f"the model could not be built: {text}")
+
+
+def explain_run(error: Exception) -> BadModel:
+    """A failure of the first forward pass."""
+    if is_memory(error):
+        return out_of_memory(error)
+    return BadModel(
+        "unsupported_model", f"the model fails on its first tokens: {type(error).__name__}: {error}"
+    )
+
+
+def is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text
+
+
+def out_of_memory(error: BaseException) -> BadModel:
+    return BadModel("out_of_memory", f"not enough memory for the weights: {error}", permanent=False)
+
+
+def adapt(net: Any, adapter: Path) -> Any:
+    """Put a LoRA adapter in mlx-lm's format over the model."""
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (adapter / name).is_file():
+            raise BadModel("bad_adapter", f"the adapter folder {adapter} has no {name}")
+    try:
+        check_file(adapter / "adapters.safetensors")
+        adapted = load_adapters(net, str(adapter))
+    except BadModel as error:
+        raise BadModel("bad_adapter", error.message) from error
+    except Exception as error:  # noqa: BLE001  any failure here is the adapter's
+        raise BadModel(
+            "bad_adapter", f"the adapter {adapter} does not fit: {type(error).__name__}: {error}"
+        ) from error
+    adapted.eval()
+    return adapted
+
+
+def make_real(net: Any, progress: Callable[[int, int], None]) -> int:
+    """Read the lazy parameters piece by piece; their size in bytes."""
+    parameters = [array for _, array in tree_flatten(net.parameters())]
+    total = sum(array.nbytes for array in parameters)
+    progress(0, total)
+    done, piece, size = 0, [], 0
+    try:
+        for array in parameters:
+            piece.append(array)
+            size += array.nbytes
+            if size >= PIECE:
+                mx.eval(piece)
+                done, piece, size = done + size, [], 0
+                progress(done, total)
+        mx.eval(piece)
+    except (RuntimeError, MemoryError) as error:
+        if is_memory(error):
+            raise out_of_memory(error) from error
+        raise BadModel("corrupt_weights", f"the weights cannot be read: {error}") from error
+    progress(total, total)
+    return total
+
+
+def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
+    try:
+        return load_tokenizer(
+            folder, {"trust_remote_code": trusted}, eos_token_ids=config.get("eos_token_id")
+        )
+    except Exception as error:  # noqa: BLE001  transformers raises many kinds for one fault
+        if "trust_remote_code" in str(error):
+            raise BadModel(
+                "unsupported_model",
+                "this model's tokenizer brings its own code; "
+                "set `trust_remote_code: true` for it if you trust that code",
+            ) from error
+        raise BadModel(
+            "bad_tokenizer", f"no usable tokenizer in {folder}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def context_of(config: dict[str, Any]) -> int:
+    """The model's own limit in tokens."""
+    for part in (config, config.get("text_config") or {}):
+        for key in CONTEXT_KEYS:
+            value = part.get(key)
+            if isinstance(value, int) and value > 0:
+                return value
+    return UNSTATED_CONTEXT
+
+
+def vocabulary_of(config: dict[str, Any], tokenizer: Any) -> int:
+    for part in (config, config.get("text_config") or {}):
+        if isinstance(value := part.get("vocab_size"), int):
+            return value
+    return len(tokenizer)
+
+
+def why_not_batchable(net: Any) -> str | None:
+    """The first of the model's caches that has no batched form, in words; None: all have."""
+    for cache in flat(make_prompt_cache(net)):
+        if not hasattr(cache, "merge"):
+            return f"its {type(cache).__name__} has no batched form"
+    return None
+
+
+def flat(caches: Any) -> list[Any]:
+    """Caches without their CacheList wrappers, which claim a `merge` their members may lack."""
+    found: list[Any] = []
+    for cache in caches:
+        found.extend(flat(cache.caches) if hasattr(cache, "caches") else [cache])
+    return found

@@ -1,0 +1,129 @@
+"""From token ids to the text a client may see.
+
+Text is held back while it may still change (half a character) or may turn out to be the start of a
+stop string, so that no part of a stop string is ever sent. Whatever the tokens' borders, the result is
+the one that reading character by character would give: the stop string that is complete first wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text, and the stop string that ended it, if one did."""
+
+    text: str
+    stop: str | None = None
+
+
+class Stops:
+    """Looks for stop strings in a stream of text."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> Piece:
+        if not self._stops:
+            return Piece(text)
+        text = self._held + text
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            _, at, stop = min(found)
+            self._held = ""
+            return Piece(text[:at], stop)
+        keep = max(overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return Piece(text[: len(text) - keep])
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`, without being all of it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+class Incremental:
+    """A streaming detokenizer for any tokenizer, in linear time.
+
+    mlx-lm's general one decodes the whole line again for each token. This one decodes a short window
+    twice: with the new token and without it, since decoders may add or drop a space at the beginning.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._decode = tokenizer.decode
+        self._window: list[int] = []
+        self._old = 0  # tokens of the window that have been given out
+
+    def add(self, token: int) -> str:
+        self._window.append(token)
+        whole = self._decode(self._window)
+        if whole.endswith("\ufffd"):
+            return ""
+        return self._take(whole)
+
+    def end(self) -> str:
+        return self._take(self._decode(self._window)) if self._old < len(self._window) else ""
+
+    def _take(self, whole: str) -> str:
+        before = self._decode(self._window[: self._old])
+        self._window = self._window[self._old :]
+        self._old = len(self._window)
+        return str(whole[len(before) :])
+
+
+class Streaming:
+    """One of mlx-lm's linear detokenizers, kept linear: it would keep all text and tokens it ever saw."""
+
+    def __init__(self, detokenizer: Any) -> None:
+        self._inner = detokenizer
+
+    def add(self, token: int) -> str:
+        self._inner.add_token(token)
+        return self._take()
+
+    def end(self) -> str:
+        self._inner.finalize()
+        return self._take()
+
+    def _take(self) -> str:
+        inner = self._inner
+        text: str = inner.last_segment
+        if text:
+            inner.text = "."  # not empty: the first text of all is trimmed, and this is no longer it
+            inner.offset = 1
+        inner.tokens.clear()
+        return text
+
+
+def detokenizer(tokenizer: Any) -> Streaming | Incremental:
+    """A fresh streaming detokenizer for one row."""
+    inner = tokenizer.detokenizer
+    if "text" in vars(inner):  # the general one has it as a property that decodes anew
+        return Streaming(inner)
+    return Incremental(tokenizer)
+
+
+class Output:
+    """The text of one row."""
+
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
+        self._detokenizer = detokenizer(tokenizer)
+        self._stops = Stops(stops)
+
+    def push(self, token: int) -> Piece:
+        return self._stops.push(self._detokenizer.add(token))
+
+    def end(self) -> Piece:
+        """What was held back, at the end of the row; a stop string may be complete only now."""
+        piece = self._stops.push(self._detokenizer.end())
+        return piece if piece.stop else Piece(piece.text + self._stops.flush())

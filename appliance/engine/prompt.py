@@ -1,0 +1,216 @@
+"""From a request to token ids, and the check against the ceiling.
+
+Runs on the intake thread, so that a long prompt does not stall decoding. A prompt that is far over
+the ceiling is refused in bounded time: its tokens are counted slice by slice, and counting stops there.
+Nothing is ever cut to make it fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.engine.choice import Choice, choose, merge
+from appliance.wire import Configure, Sampling, Submit
+
+CHARACTERS_PER_TOKEN = 4  # of ordinary text: longer than this times the ceiling is counted in slices
+SLICE = 64 * 1024  # characters
+
+
+class Refusal(Exception):
+    """The request cannot run; the fields are those of the Refused message."""
+
+    def __init__(
+        self, code: str, message: str, *, param: str | None = None, details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that can run: at least one prompt token, at least one token of room."""
+
+    rid: int
+    prompt: list[int]
+    max_tokens: int
+    choice: Choice
+    seed: int | None
+    stop: tuple[str, ...]
+    ignore_eos: bool
+
+
+def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) -> Job:
+    """Render, tokenise and check one request. Raises Refusal."""
+    fields = merge(submit.sampling, limits.sampling, limits.force)
+    check_sampling(fields)
+    prompt = tokens_of(submit, limits, tokenizer, vocabulary)
+    if not prompt:
+        raise Refusal("invalid_request", "the prompt is empty", param=prompt_field(submit))
+    asked = None if limits.force and limits.sampling.max_tokens is not None else submit.sampling.max_tokens
+    max_tokens = room(len(prompt), asked, fields.max_tokens, limits)
+    for token in submit.logit_bias or {}:
+        if not 0 <= token < vocabulary:
+            raise Refusal(
+                "invalid_request",
+                f"logit_bias names token {token}; this model's tokens are 0 to {vocabulary - 1}",
+                param="logit_bias",
+            )
+    return Job(
+        rid=submit.rid,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        choice=choose(fields, submit.logit_bias),
+        seed=None if submit.seed is None else submit.seed & (2**64 - 1),
+        stop=tuple(stop for stop in submit.stop if stop),
+        ignore_eos=submit.ignore_eos,
+    )
+
+
+def check_sampling(fields: Sampling) -> None:
+    """Values no sampler can work with. Raises Refusal."""
+    ranges: dict[str, tuple[float, float]] = {
+        "temperature": (0, 100),
+        "top_p": (0, 1),
+        "min_p": (0, 1),
+        "top_k": (0, 2**31),
+        "max_tokens": (1, 2**63),
+        "presence_penalty": (-100, 100),
+        "frequency_penalty": (-100, 100),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(fields, name)
+        if value is not None and not low <= value <= high:  # a NaN fails this too
+            raise Refusal("invalid_request", f"{name} must be {low} to {high}, not {value}", param=name)
+    repetition = fields.repetition_penalty
+    if repetition is not None and not 0 < repetition <= 100:
+        raise Refusal(
+            "invalid_request",
+            f"repetition_penalty must be above 0 and at most 100, not {repetition}",
+            param="repetition_penalty",
+        )
+
+
+def prompt_field(submit: Submit) -> str:
+    return "prompt" if submit.messages is None else "messages"
+
+
+def tokens_of(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) -> list[int]:
+    if (submit.messages is None) == (submit.prompt is None):
+        raise Refusal("invalid_request", "send either messages or a prompt")
+    if submit.messages is not None:
+        text = render(submit.messages, submit.template_kwargs, limits, tokenizer)
+        return encode(text, limits, tokenizer, special=False, param="messages")
+    if isinstance(submit.prompt, str):
+        begin = tokenizer.bos_token
+        special = begin is None or not submit.prompt.startswith(begin)
+        return encode(submit.prompt, limits, tokenizer, special=special, param="prompt")
+    tokens = submit.prompt or []
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        raise Refusal(
+            "invalid_request",
+            f"the prompt holds token {wrong}; this model's tokens are 0 to {vocabulary - 1}",
+            param="prompt",
+        )
+    return tokens
+
+
+def render(
+    messages: list[dict[str, Any]], kwargs: dict[str, Any] | None, limits: Configure, tokenizer: Any
+) -> str:
+    """The conversation as the model's own chat template writes it. Raises Refusal."""
+    if not messages:
+        raise Refusal("invalid_request", "messages is empty", param="messages")
+    if not tokenizer.has_chat_template:
+        raise Refusal(
+            "invalid_request", "this model has no chat template; use /v1/completions", param="messages"
+        )
+    options = {"add_generation_prompt": True, "enable_thinking": limits.enable_thinking, **(kwargs or {})}
+    try:
+        text = tokenizer.apply_chat_template([plain(m) for m in messages], tokenize=False, **options)
+    except Refusal:
+        raise
+    except Exception as error:  # noqa: BLE001  a template is a program of the model's author
+        raise Refusal(
+            "invalid_request",
+            f"the model's chat template does not accept these messages: {error}",
+            param="messages",
+        ) from error
+    return str(text)
+
+
+def plain(message: dict[str, Any]) -> dict[str, Any]:
+    """Content parts joined to one string: templates of text models take nothing else."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    texts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise Refusal(
+                "invalid_request", f"this model takes text only, not {kind!r} parts", param="messages"
+            )
+        texts.append(part["text"])
+    return {**message, "content": "".join(texts)}
+
+
+def encode(text: str, limits: Configure, tokenizer: Any, *, special: bool, param: str) -> list[int]:
+    if len(text) > CHARACTERS_PER_TOKEN * limits.context:
+        refuse_early(text, limits, tokenizer, param)
+    return list(tokenizer.encode(text, add_special_tokens=special))
+
+
+def refuse_early(text: str, limits: Configure, tokenizer: Any, param: str) -> None:
+    """Count slice by slice and stop once the ceiling is surely passed; the whole is encoded otherwise.
+
+    A cut inside a word adds a few tokens at most, which the allowance covers.
+    """
+    counted = 0
+    for number, start in enumerate(range(0, len(text), SLICE), start=1):
+        counted += len(tokenizer.encode(text[start : start + SLICE], add_special_tokens=False))
+        if counted - 16 * number > limits.context:
+            raise too_long(counted - 16 * number, limits, param, more=start + SLICE < len(text))
+
+
+def too_long(tokens: int, limits: Configure, param: str, *, more: bool = False) -> Refusal:
+    declared = limits.context_declared
+    at_least = "more than " if more else ""
+    lowered = (
+        f" (declared {declared}, lowered for now)"
+        if declared is not None and declared > limits.context
+        else ""
+    )
+    return Refusal(
+        "context_length_exceeded",
+        f"the prompt has {at_least}{tokens} tokens; this model's ceiling for prompt and output together is "
+        f"{limits.context} tokens{lowered}",
+        param=param,
+        details=details(tokens, limits),
+    )
+
+
+def details(tokens: int, limits: Configure) -> dict[str, Any]:
+    return {"prompt_tokens": tokens, "declared": limits.context_declared, "effective": limits.context}
+
+
+def room(prompt: int, asked: int | None, default: int | None, limits: Configure) -> int:
+    """How many tokens the request may generate. `asked`: what the request said. Raises Refusal."""
+    left = limits.context - prompt
+    if left < 1:
+        raise too_long(prompt, limits, "messages")
+    if asked is None:
+        return left if default is None else min(default, left)
+    if asked > left:
+        raise Refusal(
+            "context_length_exceeded",
+            f"the prompt has {prompt} tokens and max_tokens asks for {asked}; this model's ceiling for both "
+            f"together is {limits.context} tokens, so max_tokens can be at most {left}",
+            param="max_tokens",
+            details={**details(prompt, limits), "max_tokens": asked},
+        )
+    return asked
