@@ -61,7 +61,7 @@ class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
     max_tokens: int | None = None
 
 
-class Load(Message, tag="load"):
+class Load(Message, tag="load", frozen=True):
     """Load one model. `path` is a local folder that the parent has already found and checked."""
 
     model: str
@@ -70,7 +70,7 @@ class Load(Message, tag="load"):
     trust_remote_code: bool = False
 
 
-class Configure(Message, tag="configure"):
+class Configure(Message, tag="configure", frozen=True):
     """Limits and defaults that change without a reload. `context` counts prompt plus output tokens."""
 
     context: int  # effective ceiling
@@ -82,7 +82,7 @@ class Configure(Message, tag="configure"):
     enable_thinking: bool = True
 
 
-class Submit(Message, tag="submit"):
+class Submit(Message, tag="submit", frozen=True):
     """One row of generation. Exactly one of `messages` and `prompt` is set."""
 
     rid: int
@@ -96,30 +96,30 @@ class Submit(Message, tag="submit"):
     ignore_eos: bool = False  # benchmarks only: run to max_tokens
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, tag="cancel", frozen=True):
     rid: int
 
 
-class Shutdown(Message, tag="shutdown"):
+class Shutdown(Message, tag="shutdown", frozen=True):
     """Finish the current step, then exit with status 0."""
 
 
 # --- engine to parent -----------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, tag="hello", frozen=True):
     pid: int
     protocol: int = PROTOCOL
 
 
-class Progress(Message, tag="progress"):
+class Progress(Message, tag="progress", frozen=True):
     """Bytes of weights read so far, of `total`."""
 
     done: int
     total: int
 
 
-class Loaded(Message, tag="loaded"):
+class Loaded(Message, tag="loaded", frozen=True):
     model_type: str
     load_s: float
     weights_bytes: int  # as MLX counts the parameters it holds
@@ -131,21 +131,23 @@ class Loaded(Message, tag="loaded"):
     blas: str | None = None
 
 
-class LoadFailed(Message, tag="load_failed"):
+class LoadFailed(Message, tag="load_failed", frozen=True):
     """`permanent`: trying the same files again cannot help."""
 
-    code: str  # missing_weights | corrupt_weights | unsupported_model | bad_tokenizer | bad_adapter | out_of_memory | failed
+    # missing_weights | corrupt_weights | unsupported_model | bad_tokenizer | bad_adapter | out_of_memory
+    # | failed
+    code: str
     message: str
     permanent: bool
 
 
-class Accepted(Message, tag="accepted"):
+class Accepted(Message, tag="accepted", frozen=True):
     rid: int
     prompt_tokens: int
     cached_tokens: int = 0
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, tag="refused", frozen=True):
     """The request cannot run on this engine; `code` is one of the API's error codes."""
 
     rid: int
@@ -171,11 +173,11 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     stop: str | None = None  # the stop string that matched, if one did
 
 
-class Step(Message, tag="step"):
+class Step(Message, tag="step", frozen=True):
     rows: list[Row]
 
 
-class Beat(Message, tag="beat"):
+class Beat(Message, tag="beat", frozen=True):
     """Sent every 0.5 s by a thread that does nothing else.
 
     A beat proves that the process is scheduled; only `progress` proves that the model computes. It
@@ -214,15 +216,17 @@ def encode(message: ToEngine | FromEngine) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-def decode_to_engine(body: bytes | memoryview) -> ToEngine:
+def decode_to_engine(body: bytes | bytearray | memoryview) -> ToEngine:
     try:
-        return _to_engine.decode(body)
+        message: ToEngine = _to_engine.decode(body)
     except msgspec.MsgspecError as error:
         raise WireError(f"not a message for an engine: {error}") from error
+    return message
 
 
-def decode_from_engine(body: bytes | memoryview) -> FromEngine:
+def decode_from_engine(body: bytes | bytearray | memoryview) -> FromEngine:
     try:
-        return _from_engine.decode(body)
+        message: FromEngine = _from_engine.decode(body)
     except msgspec.MsgspecError as error:
         raise WireError(f"not a message from an engine: {error}") from error
+    return message

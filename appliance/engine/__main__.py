@@ -63,6 +63,7 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
     """Load, report, then decode until told to stop; the exit status."""
     from appliance.engine import load, warm  # MLX comes in here
     from appliance.engine.schedule import Scheduler
+    from appliance.engine.weights import BadModel
 
     started = time.monotonic()
     gauge.enter("load")
@@ -75,7 +76,7 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         model = load.load(order, progress)
         gauge.enter("compile")
         model = warm.up(model, gauge)
-    except load.BadModel as error:
+    except BadModel as error:
         log.error("cannot load %s: %s: %s", order.model, error.code, error.message)
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED

@@ -18,12 +18,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
+import mlx.core
 from mlx_lm.models.cache import make_prompt_cache
 
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import Processor, Sampler
+
+mx: Any = mlx.core
 
 
 @dataclass(eq=False, slots=True)

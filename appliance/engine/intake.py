@@ -109,7 +109,7 @@ class Intake:
             return prompt.prepare(submit, self.limits, self.reader.tokenizer, self.reader.vocabulary)
         except prompt.Refusal:
             raise
-        except Exception as error:  # noqa: BLE001  tokenizers raise their own kinds; one request must not end all
+        except Exception as error:  # tokenizers raise their own kinds; one request must not end all
             raise prompt.Refusal(
                 "invalid_request", f"the prompt cannot be tokenised: {type(error).__name__}: {error}"
             ) from error

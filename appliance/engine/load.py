@@ -77,7 +77,7 @@ def load(order: Load, progress: Callable[[int, int], None]) -> Model:
         net, config = load_model(folder, lazy=True, trust_remote_code=order.trust_remote_code)
     except MemoryError as error:
         raise out_of_memory(error) from error
-    except Exception as error:  # noqa: BLE001  mlx-lm raises whatever the model's code does
+    except Exception as error:  # mlx-lm raises whatever the model's code does
         raise explain(error, config) from error
     if order.adapter is not None:
         net = adapt(net, Path(order.adapter))
@@ -153,7 +153,7 @@ def adapt(net: Any, adapter: Path) -> Any:
         adapted = load_adapters(net, str(adapter))
     except BadModel as error:
         raise BadModel("bad_adapter", error.message) from error
-    except Exception as error:  # noqa: BLE001  any failure here is the adapter's
+    except Exception as error:  # any failure here is the adapter's
         raise BadModel(
             "bad_adapter", f"the adapter {adapter} does not fit: {type(error).__name__}: {error}"
         ) from error
@@ -164,7 +164,7 @@ def adapt(net: Any, adapter: Path) -> Any:
 def make_real(net: Any, progress: Callable[[int, int], None]) -> int:
     """Read the lazy parameters piece by piece; their size in bytes."""
     parameters = [array for _, array in tree_flatten(net.parameters())]
-    total = sum(array.nbytes for array in parameters)
+    total: int = sum(array.nbytes for array in parameters)
     progress(0, total)
     done, piece, size = 0, [], 0
     try:
@@ -189,7 +189,7 @@ def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
         return load_tokenizer(
             folder, {"trust_remote_code": trusted}, eos_token_ids=config.get("eos_token_id")
         )
-    except Exception as error:  # noqa: BLE001  transformers raises many kinds for one fault
+    except Exception as error:  # transformers raises many kinds for one fault
         if "trust_remote_code" in str(error):
             raise BadModel(
                 "unsupported_model",

@@ -134,7 +134,7 @@ def render(
         text = tokenizer.apply_chat_template([plain(m) for m in messages], tokenize=False, **options)
     except Refusal:
         raise
-    except Exception as error:  # noqa: BLE001  a template is a program of the model's author
+    except Exception as error:  # a template is a program of the model's author
         raise Refusal(
             "invalid_request",
             f"the model's chat template does not accept these messages: {error}",

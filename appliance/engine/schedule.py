@@ -216,7 +216,7 @@ class Scheduler:
 
     def _fail_all(self, error: Exception) -> None:
         """The batch is in an unknown state: end its rows, and start over with an empty one."""
-        log.exception("a step failed; its rows end here")
+        log.error("a step failed; its rows end here", exc_info=error)
         rows = [row for prefill in self._prefills for row in prefill.rows] + self._decoding.rows
         self._prefills = []
         self._decoding = Decoding(self._model.net)

@@ -27,12 +27,12 @@ def up(model: Model, gauge: Gauge) -> Model:
     """Run it once alone and once in a batch; the model with what was found. Raises BadModel."""
     try:
         attempt(model, [3], gauge)
-    except Exception as error:  # noqa: BLE001  the model's own code runs here for the first time
+    except Exception as error:  # the model's own code runs here for the first time
         raise explain_run(error) from error
     if model.batchable:
         try:
             attempt(model, [3, 2], gauge)
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:  # as above
             log.exception("two rows cannot be batched")
             why = f"a trial with two rows failed: {type(error).__name__}: {error}"
             model = dataclasses.replace(model, batch_why=why)

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'forbidden' %}{{ raise_exception('no such role here') }}{% endif %}"
+    "{% for m in messages %}"
+    "{% if m.role == 'forbidden' %}{{ raise_exception('no such role here') }}{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     "{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}"
