@@ -1,0 +1,199 @@
+"""The status contract's conditions: what is true of the appliance, and why. Pure.
+
+Conditions are computed anew from the facts in each pass; only `last_transition` is carried over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reconciler.decide import RISING, Choice
+from reconciler.observed import EngineState, Observed
+from reconciler.plan import Plan
+from reconciler.spec import Spec
+
+Status = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    type: str
+    status: Status
+    reason: str
+    message: str
+    last_transition: float = 0.0  # wall clock, seconds
+    observed_generation: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that conditions depend on. spec: what the plan was made for. config/source: message when bad."""
+
+    spec: Spec
+    seen: Observed
+    plan: Plan
+    generation: int
+    config_error: str | None
+    source_error: str | None
+    any_spec: bool  # some valid spec is in force
+    suspended: bool
+    overrides: tuple[str, ...]
+    restart_needed: str | None
+
+
+def conditions(facts: Facts, before: Mapping[str, Condition], wall: float) -> dict[str, Condition]:
+    """One condition per type, in the order of the contract."""
+    out: dict[str, Condition] = {}
+    for kind, (status, reason, message) in _all(facts).items():
+        old = before.get(kind)
+        changed = old is None or old.status != status
+        out[kind] = Condition(
+            kind,
+            status,
+            reason,
+            message,
+            wall if changed or old is None else old.last_transition,
+            facts.generation,
+        )
+    return out
+
+
+Verdict = tuple[Status, str, str]
+
+
+def _all(facts: Facts) -> dict[str, Verdict]:
+    return {
+        "Ready": _ready(facts),
+        "Synced": _synced(facts),
+        "ConfigAccepted": _accepted(facts),
+        "Reconciling": _reconciling(facts),
+        "Stalled": _stalled(facts),
+        "Degraded": ("False", "NoStep", "no degradation step is in force"),
+        "MemoryPressure": ("Unknown", "NotMeasured", "memory pressure is not watched by this version"),
+        "ThermalPressure": ("Unknown", "NotMeasured", "heat is not watched by this version"),
+        "CacheReady": ("Unknown", "NotSupported", "this version has no prompt cache"),
+        "Suspended": ("True", "SpecSays", "suspend is true: edits are read, nothing is changed")
+        if facts.suspended
+        else ("False", "NotSuspended", ""),
+        "Overridden": ("True", "AdminCall", "; ".join(facts.overrides))
+        if facts.overrides
+        else ("False", "NoOverride", ""),
+        "SourceReady": ("False", "SourceUnreadable", facts.source_error)
+        if facts.source_error
+        else ("True", "SourceRead", ""),
+        "SourceVerified": ("Unknown", "LocalFile", "a local file carries no signature"),
+    }
+
+
+def _ready(facts: Facts) -> Verdict:
+    if not facts.any_spec:
+        return "False", "NoValidSpec", f"there has never been a valid spec: {_bad_source(facts)}"
+    if facts.spec.active is None:
+        return "True", "NoActiveModel", "active is null: this machine deliberately serves no model"
+    table = facts.seen.table
+    route = table.routes.get(table.active) if table.active is not None else None
+    if route is None:
+        return "False", "Starting", "no request is routed yet"
+    if route.status == "ready":
+        return "True", "ActiveServes", f"{route.model} answers"
+    if route.status == "refuse":
+        return "False", _camel(route.code), route.message
+    return "False", "ActiveNotLoaded", route.message
+
+
+def _accepted(facts: Facts) -> Verdict:
+    if facts.source_error is not None:
+        return "False", "SourceUnreadable", facts.source_error
+    if facts.config_error is not None:
+        return "False", "SpecInvalid", facts.config_error
+    return "True", "SpecValid", ""
+
+
+def _bad_source(facts: Facts) -> str:
+    return facts.source_error or facts.config_error or "none was read yet"
+
+
+def _synced(facts: Facts) -> Verdict:
+    if facts.source_error is not None or facts.config_error is not None:
+        return "False", "SpecRejected", f"the newest content is not what runs: {_bad_source(facts)}"
+    for choice in facts.plan.decision.choices:
+        if choice.blocked is not None:
+            kept = "; the last good form answers" if choice.form is not None else ""
+            return "False", choice.blocked.reason, f"models.{choice.name}: {choice.blocked.message}{kept}"
+    for listener in facts.seen.listeners:
+        if listener.state == "failed":
+            return "False", "ListenFailed", f"{listener.host}:{listener.port}: {listener.message}"
+    if facts.restart_needed is not None:
+        return "False", "RestartRequired", facts.restart_needed
+    if facts.suspended:
+        return "False", "Suspended", "suspend is true"
+    if facts.plan.decision.stand_in is not None:
+        return (
+            "False",
+            "Swapping",
+            f"{facts.plan.decision.stand_in} answers until {facts.spec.active} is ready",
+        )
+    waiting = _unfinished(facts)
+    if waiting is not None:
+        return "False", "Reconciling", waiting
+    return "True", "UpToDate", f"generation {facts.generation} runs"
+
+
+def _unfinished(facts: Facts) -> str | None:
+    actions = facts.plan.actions
+    if actions:
+        return f"next: {actions[0].kind} {actions[0].subject}: {actions[0].reason}"
+    for choice in facts.plan.decision.choices:
+        if choice.engine is not None and choice.engine.state in RISING:
+            return f"{choice.name} is {choice.engine.state.value}"
+        if choice.engine is None and choice.form is not None:
+            return f"{choice.name} is not loaded yet"
+    return None
+
+
+def _reconciling(facts: Facts) -> Verdict:
+    waiting = _unfinished(facts)
+    if waiting is not None:
+        return "True", "InProgress", waiting
+    leaving = [e for e in facts.seen.engines if e.state in (EngineState.DRAINING, EngineState.STOPPING)]
+    if leaving:
+        return "True", "Draining", f"{leaving[0].id} finishes {leaving[0].leases} requests"
+    return "False", "Settled", ""
+
+
+def _stalled(facts: Facts) -> Verdict:
+    if facts.source_error is not None or facts.config_error is not None:
+        return "True", "SpecRejected", _bad_source(facts)
+    for choice in facts.plan.decision.choices:
+        if choice.blocked is not None and choice.blocked.permanent:
+            return "True", choice.blocked.reason, _blocked_message(choice)
+    return "False", "Progressing", ""
+
+
+def _blocked_message(choice: Choice) -> str:
+    assert choice.blocked is not None
+    return f"models.{choice.name}: {choice.blocked.message}"
+
+
+def _camel(code: str) -> str:
+    return "".join(part.capitalize() for part in code.replace("-", "_").split("_"))
+
+
+def summary(found: Mapping[str, Condition]) -> str:
+    """One word for people: the first that holds."""
+    if found["Suspended"].status == "True":
+        return "Suspended"
+    if found["Ready"].status != "True":
+        return "NotReady"
+    if found["Stalled"].status == "True":
+        return "Stalled"
+    if found["Reconciling"].status == "True":
+        return "Reconciling"
+    if found["Degraded"].status == "True":
+        return "Degraded"
+    return "Ready"

@@ -1,0 +1,131 @@
+"""From bytes to an accepted spec, or a reason why not. The last good one stays in force meanwhile.
+
+read ─▶ same bytes as last time? ─▶ parse, schema, semantics ─▶ same meaning? ─▶ new generation
+  │ no: SourceFailed                  │ no: SpecRejected            └ yes: SpecUnchanged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.events import EventType
+from reconciler.spec import Spec
+
+
+class Content(Protocol):
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def content_digest(self) -> str: ...
+
+
+class SourceProblem(Exception):
+    """The source cannot be read. The message says what to do."""
+
+
+class SpecProblem(Exception):
+    """The content is not a valid spec. The message has line and column."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    spec: Spec
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    spec: Spec
+    digest: str
+    generation: int
+    content_digest: str
+    text: bytes
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The newest content seen. outcome: applied_pending | unchanged | rejected."""
+
+    content_digest: str
+    outcome: str
+    message: str
+    at: float
+
+
+Emit = Callable[[EventType, str, dict[str, object]], None]
+
+
+class Gate:
+    """Holds what was accepted and what was tried last. read/parse raise the two problems above."""
+
+    def __init__(
+        self,
+        read: Callable[[], Content],
+        parse: Callable[[bytes], Parsed],
+        wall: Callable[[], float],
+        emit: Emit,
+        *,
+        accepted: Accepted | None,
+        generation: int,
+    ) -> None:
+        self._read, self._parse, self._wall, self._emit = read, parse, wall, emit
+        self.accepted = accepted
+        self.generation = generation
+        self.attempt: Attempt | None = None
+        self.source_error: str | None = None
+        self.config_error: str | None = None
+        self.last_checked = 0.0
+        self.warnings: tuple[str, ...] = ()
+
+    def check(self) -> bool:
+        """Look at the source; True when a new generation was accepted."""
+        self.last_checked = self._wall()
+        try:
+            content = self._read()
+        except SourceProblem as error:
+            if self.source_error != str(error):
+                self._emit(EventType.SOURCE_FAILED, str(error), {})
+            self.source_error = str(error)
+            return False
+        if self.source_error is not None:
+            self.source_error = None
+            self._emit(EventType.SOURCE_RECOVERED, "the spec can be read again", {})
+        if self.attempt is not None and self.attempt.content_digest == content.content_digest:
+            return False
+        try:
+            parsed = self._parse(content.data)
+        except SpecProblem as error:
+            self.config_error = str(error)
+            self._note(content, "rejected", str(error))
+            self._emit(EventType.SPEC_REJECTED, str(error), {"content_digest": content.content_digest})
+            return False
+        self.config_error = None
+        self.warnings = parsed.warnings
+        if self.accepted is not None and parsed.digest == self.accepted.digest:
+            self.accepted = Accepted(
+                parsed.spec, parsed.digest, self.accepted.generation, content.content_digest, content.data
+            )
+            self._note(content, "applied", "same meaning as before")
+            self._emit(EventType.SPEC_UNCHANGED, "the file changed, its meaning did not", {})
+            return False
+        self.generation += 1
+        self.accepted = Accepted(
+            parsed.spec, parsed.digest, self.generation, content.content_digest, content.data
+        )
+        self._note(content, "applied", "")
+        self._emit(
+            EventType.SPEC_ACCEPTED,
+            f"generation {self.generation}" + "".join(f"; {w}" for w in parsed.warnings),
+            {
+                "generation": self.generation,
+                "digest": parsed.digest,
+                "content_digest": content.content_digest,
+            },
+        )
+        return True
+
+    def _note(self, content: Content, outcome: str, message: str) -> None:
+        self.attempt = Attempt(content.content_digest, outcome, message, self._wall())

@@ -1,0 +1,188 @@
+"""Frozen snapshots of what is. Always measured, never remembered.
+
+`Observed` is the whole input about the world that planning may use. It is built afresh for each pass
+by `Effects.observe`; times are seconds on the loop's own monotonic clock, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class EngineState(StrEnum):
+    """The life of one engine process.
+
+    starting ─▶ loading ─▶ probing ─▶ ready ─▶ draining ─▶ stopping ─▶ exited
+        └──────────┴──────────┴─────────┴──────────┴───────────┘ (exit, crash or hang)
+    """
+
+    STARTING = "starting"  # process spawned, not yet said hello
+    LOADING = "loading"  # reading weights, first compile
+    PROBING = "probing"  # answering its probe prompt
+    READY = "ready"  # may take traffic
+    DRAINING = "draining"  # takes no new request, finishes what it has
+    STOPPING = "stopping"  # told to exit, not yet gone
+    EXITED = "exited"  # the process is gone and reaped
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an engine ended or could not start.
+
+    reason: exit (a status nobody asked for), crash (a signal), hang (no progress, killed by us),
+    load_failed, probe_failed, oom (killed for memory), superseded is not a failure.
+    permanent: the same files and fields cannot do better, so no retry until inputs change.
+    """
+
+    reason: Literal["exit", "crash", "hang", "load_failed", "probe_failed", "oom"]
+    message: str
+    code: str = "engine_failed"
+    permanent: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine runs under without a reload. `context` counts prompt plus output tokens."""
+
+    context: int
+    context_declared: int | None = None
+    concurrency: int = 8
+    prefill_chunk: int = 512
+    sampling: Mapping[str, Any] = EMPTY  # defaults: temperature, top_p, top_k, ..., max_tokens
+    force: bool = False
+    enable_thinking: bool = True
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a loaded engine said of itself."""
+
+    model_type: str
+    load_s: float
+    weights_bytes: int
+    active_bytes: int
+    context_max: int
+    batchable: bool
+    batch_why: str | None
+    backend: str
+
+
+@dataclass(frozen=True)
+class EngineObs:
+    id: str  # unique for ever: "<model>-<counter>"
+    model: str  # the key in the spec
+    digest: str  # Model.digest it was started from
+    state: EngineState
+    since: float
+    own_digest: str = ""  # Model.own_digest then: the key of its failures
+    pid: int | None = None
+    leases: int = 0
+    limits: Limits | None = None
+    info: EngineInfo | None = None
+    failure: Failure | None = None
+    stop_reason: str | None = None  # set when we asked it to go: "superseded", "drained", "unload", ...
+    progress: tuple[int, int] = (0, 0)  # bytes of weights read, of total
+    memory_bytes: int = 0  # larger of MLX's figure and the process's footprint
+    released_bytes: int | None = None  # measured when it was gone
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What lies on disk for one `source` (and revision, and adapter).
+
+    state: absent (hub model, not complete), downloading, present, broken (message says why).
+    config: the parsed config.json. headers: total bytes of tensors as the safetensors headers say.
+    """
+
+    state: Literal["absent", "downloading", "present", "broken"]
+    path: str | None = None
+    message: str | None = None
+    permanent: bool = False
+    weights_bytes: int = 0
+    parameters: int = 0
+    adapter_bytes: int = 0
+    config: Mapping[str, Any] = EMPTY
+    progress: tuple[int, int] = (0, 0)
+    fingerprint: str = ""  # changes when the files change; lets a permanent failure be retried then
+
+
+@dataclass(frozen=True)
+class ListenerObs:
+    """A public socket. failed: could not be bound; closing: takes nothing new, streams go on."""
+
+    host: str
+    port: int
+    state: Literal["open", "closing", "failed"]
+    message: str | None = None
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where requests for one model go.
+
+    ready: to `engine`. wait: in the queue, a load or swap is under way. wake: in the queue, and the
+    first one sets `Observed.wanted` (residency on_demand). refuse: answered at once with `code`.
+    """
+
+    model: str
+    status: Literal["ready", "wait", "wake", "refuse"]
+    engine: str | None = None
+    concurrency: int = 1
+    code: str = "no-model-loaded"
+    message: str = ""
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """The router's whole orders, replaced in one assignment.
+
+    active: the model that answers "default" and unnamed requests; None: refused with no-model-loaded.
+    names: key, alias or source -> key of `routes`.
+    """
+
+    active: str | None = None
+    names: Mapping[str, str] = EMPTY
+    routes: Mapping[str, Route] = EMPTY
+    depth: int = 64
+    timeout: float = 60.0
+    reason: str = ""  # why there is no active model, for people
+
+
+@dataclass(frozen=True)
+class MemoryObs:
+    """Bytes. budget_bytes is resolved from the spec by `forecast.budget`; total is the machine's."""
+
+    total_bytes: int
+    available_bytes: int
+    used_bytes: int = 0  # ours: parent and engines
+    source: str = ""  # where total_bytes comes from: cgroup, physical memory, Metal working set
+
+
+@dataclass(frozen=True)
+class OverrideObs:
+    """One imperative admin call, held as a visible layer over the spec until cleared."""
+
+    model: str
+    kind: Literal["load", "unload"]
+    at: float  # wall clock, seconds since the epoch
+    spec_digest: str  # own_digest of that model plus `active` when it was made; a change clears it
+
+
+@dataclass(frozen=True)
+class Observed:
+    now: float
+    engines: tuple[EngineObs, ...] = ()
+    files: Mapping[str, ModelFiles] = EMPTY  # Model.digest -> its files
+    listeners: tuple[ListenerObs, ...] = ()
+    table: RoutingTable = field(default_factory=RoutingTable)
+    memory: MemoryObs = field(default_factory=lambda: MemoryObs(0, 0))
+    wanted: Mapping[str, float] = EMPTY  # on_demand models with a waiting request -> since when
+    last_used: Mapping[str, float] = EMPTY  # engine id -> when its last request ended

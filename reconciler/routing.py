@@ -1,0 +1,131 @@
+"""The router's orders, computed from the decision. Pure.
+
+For each model the spec names: `ready` to an engine, `wait` while one is on its way, `wake` for a
+model that loads when asked, or `refuse` with the code and the sentence a client gets.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from reconciler.decide import Choice, Decision, Desired
+from reconciler.observed import EngineObs, EngineState, Observed, Route, RoutingTable
+from reconciler.spec import Spec
+
+
+def table_for(desired: Desired, decision: Decision, seen: Observed) -> RoutingTable:
+    """What the router should be doing now."""
+    spec = desired.spec
+    routes = {name: _route(name, desired, decision, seen) for name in spec.models}
+    stand_in = decision.stand_in
+    if stand_in is not None and stand_in not in routes:
+        routes[stand_in] = _route(stand_in, desired, decision, seen)
+    active, reason = _active(desired, decision, routes)
+    names: dict[str, str] = {}
+    for name in routes:
+        model = spec.models.get(name)
+        if model is not None:
+            names.setdefault(model.source, name)
+            names.update(dict.fromkeys(model.aliases, name))
+    names.update({name: name for name in routes})
+    return RoutingTable(
+        active=active,
+        names=MappingProxyType(names),
+        routes=MappingProxyType(routes),
+        depth=spec.queue.depth,
+        timeout=spec.queue.timeout,
+        reason=reason,
+    )
+
+
+def _active(desired: Desired, decision: Decision, routes: dict[str, Route]) -> tuple[str | None, str]:
+    active = desired.spec.active
+    if active is None:
+        return None, "active is null: this machine deliberately serves no model"
+    if routes[active].status != "ready" and decision.stand_in is not None:
+        stand_in = routes[decision.stand_in]
+        if stand_in.status == "ready" or routes[active].status == "refuse":
+            return decision.stand_in, ""
+    return active, ""
+
+
+def _route(name: str, desired: Desired, decision: Decision, seen: Observed) -> Route:
+    choice = decision.get(name)
+    engine = _serving(name, choice, decision, seen)
+    if engine is not None:
+        return Route(model=name, status="ready", engine=engine.id, concurrency=rows(engine, desired, choice))
+    if desired.override(name) == "unload":
+        return Route(
+            model=name,
+            status="refuse",
+            message=f"{name} was unloaded by an admin call; load it again, or edit the spec",
+        )
+    if choice is None:
+        return _not_wanted(name, desired.spec)
+    if choice.form is None and choice.blocked is not None:
+        if choice.blocked.permanent:
+            return Route(
+                model=name,
+                status="refuse",
+                code=choice.blocked.code,
+                message=f"{name} cannot run: {choice.blocked.message}",
+            )
+        return Route(
+            model=name, status="wait", code="engine_failed", message=choice.blocked.message, retry_after=1.0
+        )
+    return Route(
+        model=name,
+        status="wait",
+        code="model_swapping",
+        message=f"{name} is being loaded",
+        retry_after=2.0,
+    )
+
+
+def _serving(name: str, choice: Choice | None, decision: Decision, seen: Observed) -> EngineObs | None:
+    if choice is not None and choice.engine is not None and choice.engine.state is EngineState.READY:
+        return choice.engine if not _drained_for_another(choice, decision) else None
+    for engine in seen.engines:
+        if engine.model == name and engine.id in decision.held and engine.state is EngineState.READY:
+            return engine
+    return None
+
+
+def _drained_for_another(choice: Choice, decision: Decision) -> bool:
+    """A stand-in that must go first gets no new request, though it is still there."""
+    assert choice.engine is not None
+    return (
+        choice.why == "stand_in"
+        and choice.engine.id not in decision.held
+        and any(c.drain_first for c in decision.choices)
+    )
+
+
+def _not_wanted(name: str, spec: Spec) -> Route:
+    model = spec.models.get(name)
+    if model is not None and model.residency == "on_demand":
+        return Route(
+            model=name,
+            status="wake",
+            code="model_swapping",
+            message=f"{name} is being loaded on demand",
+            retry_after=2.0,
+        )
+    return Route(
+        model=name,
+        status="refuse",
+        message=f"{name} is on disk only (residency: disk); make it active, or set its residency to "
+        "on_demand or loaded",
+    )
+
+
+def rows(engine: EngineObs, desired: Desired, choice: Choice | None) -> int:
+    """Rows decoded together: as declared, or one where the architecture's caches cannot batch."""
+    if engine.info is not None and not engine.info.batchable:
+        return 1
+    if choice is not None and choice.form is not None:
+        return choice.form.concurrency
+    model = desired.spec.models.get(engine.model)
+    if model is not None:
+        return model.concurrency
+    return engine.limits.concurrency if engine.limits is not None else 1
