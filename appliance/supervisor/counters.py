@@ -1,0 +1,32 @@
+"""What the router counts, for status and metrics."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+RING = 512  # requests that time-to-first-token percentiles look back on
+WEIGHT = 0.2  # of the newest request in the running mean of durations
+
+
+@dataclass
+class Counters:
+    """Totals since start. Times in seconds on the loop's clock unless a name says otherwise."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    finished_tokens: int = 0  # completion tokens of ended requests
+    ttft_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RING))
+    requests: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # (model, "ok" | "cancelled" | error code)
+    last_used: dict[str, float] = field(default_factory=dict)  # engine id -> when its last request ended
+    pace: dict[str, float] = field(default_factory=dict)  # model -> running mean of a request's duration
+
+    def ended(self, model: str, engine: str, outcome: str, tokens: int, duration: float, now: float) -> None:
+        self.finished_tokens += tokens
+        self.requests[model, outcome] += 1
+        self.last_used[engine] = now
+        if outcome == "ok":
+            mean = self.pace.get(model, duration)
+            self.pace[model] = mean + WEIGHT * (duration - mean)

@@ -1,0 +1,362 @@
+"""One engine: a child process from spawn to reaped, and the requests it holds.
+
+All calls and callbacks run on the event loop. Messages change the state as they arrive; one task per
+engine waits for whatever ends it, sees it out, and settles what is left: requests, files, figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+
+import msgspec
+
+from appliance import wire
+from appliance.errors import ApiError
+from appliance.supervisor import endings, pidfiles, probe, process
+from appliance.supervisor.deadlines import Watch
+from appliance.supervisor.link import Link
+from appliance.supervisor.order import House, Order, Sink
+from reconciler.observed import EngineInfo, EngineObs, EngineState, Failure, Limits
+
+log = logging.getLogger("lmx.supervisor")
+
+LAST_WORDS = 2.0  # seconds an engine that has nothing to live for gets to exit by itself
+TERM = 1.0  # seconds between SIGTERM and SIGKILL
+RETRY = 2.0  # seconds after which a client whose engine died may well find another
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the engine goes, and how gently. grace: seconds to exit by itself; 0: killed at once."""
+
+    grace: float
+    ask: bool = False  # send Shutdown
+
+
+class Engine:
+    def __init__(self, order: Order, house: House) -> None:
+        self.order = order
+        self.limits = order.limits
+        self.state = EngineState.STARTING
+        self._house = house
+        self._loop = asyncio.get_running_loop()
+        self.since = self._loop.time()
+        self._spawned = self.since
+        self._child: process.Child | None = None
+        self._link = Link(self._message, self._lost, self._free)
+        self._watch = Watch(house.deadlines)
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._requests: dict[int, Sink] = {}
+        self._unanswered: dict[int, Sink] = {}
+        self._steps = 0
+        self._info: EngineInfo | None = None
+        self._failure: Failure | None = None
+        self._stop_reason: str | None = None
+        self._progress = (0, 0)
+        self._mlx_bytes = 0
+        self._resident = 0
+        self._measured = self.since
+        self._released: int | None = None
+        self.task = self._loop.create_task(self._live(), name=f"engine {order.id}")
+
+    # --- what others see and ask ------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.order.id
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    @property
+    def leases(self) -> int:
+        return len(self._requests) - (probe.RID in self._requests)
+
+    @property
+    def open(self) -> bool:
+        """Takes a request now: ready, and not behind with reading."""
+        return self.state is EngineState.READY and self._link.writable
+
+    def submit(self, submit: wire.Submit, sink: Sink) -> None:
+        """Only while `open`. Raises wire.WireError, or what msgspec says of a value it cannot encode."""
+        frame = wire.encode(submit)
+        self._requests[submit.rid] = self._unanswered[submit.rid] = sink
+        self._link.send(frame)
+
+    def cancel(self, rid: int) -> None:
+        """Let go of a request. Its lease ends here: Cancel reaches the engine before any later Submit."""
+        if self._release(rid):
+            self._link.send(wire.encode(wire.Cancel(rid)))
+            self._free()
+
+    def configure(self, limits: Limits) -> None:
+        self.limits = limits
+        if self._info is not None:
+            self._link.send(wire.encode(_configure(limits)))
+
+    def drain(self) -> None:
+        """Take no new request. Those not yet accepted go back; the others run to their end."""
+        if self.state is not EngineState.READY:
+            return
+        self._enter(EngineState.DRAINING)
+        for rid, sink in list(self._unanswered.items()):
+            self._release(rid)
+            self._link.send(wire.encode(wire.Cancel(rid)))
+            sink.returned()
+
+    def stop(self, reason: str, grace: float) -> None:
+        """Shutdown, after `grace` SIGTERM, then SIGKILL. Returns at once."""
+        if self.state is EngineState.EXITED:
+            return
+        if self._stop_reason is None and self._failure is None:
+            self._stop_reason = reason
+        self._end(Ending(grace, ask=True))
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    def observe(self) -> EngineObs:
+        return EngineObs(
+            id=self.order.id,
+            model=self.order.model,
+            digest=self.order.digest,
+            state=self.state,
+            since=self.since,
+            pid=self.pid,
+            leases=self.leases,
+            limits=self.limits,
+            info=self._info,
+            failure=self._failure,
+            stop_reason=self._stop_reason,
+            progress=self._progress,
+            memory_bytes=max(self._mlx_bytes, self._resident),
+            released_bytes=self._released,
+        )
+
+    # --- what the engine says ---------------------------------------------------------------------
+
+    def _message(self, message: wire.FromEngine) -> None:
+        if type(message) is wire.Step:
+            self._step(message)
+        elif isinstance(message, wire.Beat):
+            self._watch.beat(message)
+            self._mlx_bytes = message.active_bytes + message.cache_bytes
+        elif isinstance(message, wire.Accepted):
+            sink = self._unanswered.pop(message.rid, None)
+            if sink is not None:
+                sink.accepted(message)
+        elif isinstance(message, wire.Refused):
+            sink = self._unanswered.get(message.rid)
+            if sink is not None:
+                self._release(message.rid)
+                sink.refused(message)
+                self._free()
+        elif isinstance(message, wire.Progress):
+            self._progress = (message.done, message.total)
+        elif isinstance(message, wire.Hello):
+            self._hello(message)
+        elif isinstance(message, wire.Loaded):
+            self._loaded(message)
+        elif isinstance(message, wire.LoadFailed):
+            self._fail(Failure("load_failed", message.message, message.code, message.permanent))
+
+    def _step(self, step: wire.Step) -> None:
+        """The hot path: one pass over the rows, whatever becomes of them."""
+        requests = self._requests
+        self._steps += 1
+        freed = False
+        for row in step.rows:
+            sink = requests.get(row.rid)
+            if sink is None:
+                continue  # cancelled; the engine had not read that yet
+            if row.finish is not None:
+                if row.rid in self._unanswered:  # it ended before the engine came to say Accepted
+                    sink.accepted(wire.Accepted(row.rid, 0))
+                freed = self._release(row.rid)
+            sink.row(row)
+        if freed:
+            self._free()
+
+    def _hello(self, hello: wire.Hello) -> None:
+        if hello.protocol != wire.PROTOCOL:
+            text = f"the engine speaks protocol {hello.protocol}, this program {wire.PROTOCOL}"
+            self._fail(Failure("load_failed", text, permanent=True))
+        elif self.state is EngineState.STARTING:
+            self._enter(EngineState.LOADING)
+
+    def _loaded(self, loaded: wire.Loaded) -> None:
+        fields = {name: getattr(loaded, name) for name in EngineInfo.__dataclass_fields__}
+        self._info = EngineInfo(**fields)
+        if self.state is not EngineState.LOADING:
+            return
+        self.configure(self.limits)
+        self._enter(EngineState.PROBING)
+        self.submit(probe.submit(self.order.probe), probe.ProbeSink(self._probed))
+
+    def _probed(self, failure: str | None) -> None:
+        """The probe's verdict."""
+        if self.state is not EngineState.PROBING:
+            return
+        if failure is not None:
+            self._fail(Failure("probe_failed", failure))
+            return
+        self._enter(EngineState.READY)
+        self._free()
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def _fail(self, failure: Failure, grace: float = LAST_WORDS) -> None:
+        """The first reason counts, unless we asked it to go before."""
+        if self._failure is None and self._stop_reason is None:
+            self._failure = failure
+        self._end(Ending(grace, ask=True))
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    def _exited(self) -> None:
+        self._end(Ending(0))
+
+    def _lost(self, error: Exception | None) -> None:
+        if isinstance(error, wire.WireError):
+            self._fail(Failure("crash", f"the engine sent what is no message: {error}"), grace=0)
+        self._end(Ending(LAST_WORDS))
+
+    async def _live(self) -> None:
+        """From spawn to reaped. Ends in EXITED whatever happens."""
+        killed_before = endings.oom_kills()
+        try:
+            command, env = self._house.command, process.environment(os.environ)
+            self._child, sock = await process.spawn(self.id, command, env, self._exited)
+        except OSError as error:
+            self._failure = Failure("exit", f"the engine's process could not be started: {error}")
+            self._settled(0)
+            return
+        child = self._child
+        try:
+            await self._loop.create_connection(lambda: self._link, sock=sock)
+            pidfiles.write(self._house.state, self.id, child.pid)
+            self._house.on_change()
+            self._link.send(wire.encode(self.order.load))
+            self._look()
+            ending = await self._ending
+            self._enter(EngineState.STOPPING)
+            self._return_unanswered()
+            before = self._house.footprint(child.pid) or self._resident
+            await self._see_out(child, ending)
+            await self._hear_out(child)
+            if self._failure is None and self._stop_reason is None:
+                self._failure = endings.ended(
+                    child.returncode,
+                    bytes(child.tail),
+                    self._watch.stage,
+                    kernel_killed=endings.oom_kills() > killed_before,
+                )
+            self._settled(before)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            child.kill()
+            self._link.abort()
+
+    async def _see_out(self, child: process.Child, ending: Ending) -> None:
+        """Ask, wait, insist, kill. Comes back when the process has been reaped."""
+        if ending.ask:
+            self._link.send(wire.encode(wire.Shutdown()))
+        if ending.grace > 0 and not await child.wait(ending.grace):
+            if self._failure is None and self._stop_reason is None:
+                self._failure = Failure("hang", "the engine closed its connection and did not exit; killed")
+            log.warning("engine %s did not exit within %g s; ending it", self.id, ending.grace)
+            child.terminate()
+            await child.wait(TERM)
+        child.kill()
+        await child.exited.wait()
+
+    async def _hear_out(self, child: process.Child) -> None:
+        """The process is gone: read what it still said, and let go of both pipes."""
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await self._link.lost.wait()
+        except TimeoutError:  # something it started holds the socket open
+            self._link.abort()
+            await self._link.lost.wait()
+        await child.close()
+
+    def _settled(self, before: int) -> None:
+        """before: bytes the process held when it was still there."""
+        pid = self.pid
+        self._released = max(0, before - (0 if pid is None else self._house.footprint(pid)))
+        self._mlx_bytes = self._resident = 0
+        self._return_unanswered()
+        error = self._epitaph()
+        for rid, sink in list(self._requests.items()):
+            self._release(rid)
+            sink.lost(error)
+        pidfiles.remove(self._house.state, self.id)
+        self._enter(EngineState.EXITED)
+
+    def _epitaph(self) -> ApiError:
+        if self._failure is not None:
+            why = self._failure.message
+        else:
+            why = f"it was stopped ({self._stop_reason})"
+        text = f"the engine of model {self.order.model} ended before the answer was complete: {why}"
+        return ApiError("engine_failed", text, retry_after=RETRY)
+
+    # --- the clock --------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._house.deadlines.look, self._look)
+        if now - self._measured >= 1.0 and self._child is not None:
+            self._measured = now
+            self._resident = self._house.footprint(self._child.pid)
+        hung = self._watch.look(now, self._link.frames, self._steps, bool(self._unanswered))
+        if hung is not None:
+            self._fail(Failure("hang", f"{hung}; killed"), grace=0)
+        elif self.state in (EngineState.STARTING, EngineState.LOADING):
+            if now - self._spawned > self.order.load_timeout:
+                text = f"the model was not loaded within {self.order.load_timeout:g} s"
+                self._fail(Failure("load_failed", text, "load_timeout"), grace=0)
+        elif self.state is EngineState.PROBING and now - self.since > self.order.probe.within:
+            self._probed(f"no answer to the probe within {self.order.probe.within:g} s")
+
+    # --- small steps ------------------------------------------------------------------------------
+
+    def _enter(self, state: EngineState) -> None:
+        self.state = state
+        self.since = self._loop.time()
+        self._house.on_change()
+
+    def _release(self, rid: int) -> bool:
+        self._unanswered.pop(rid, None)
+        return self._requests.pop(rid, None) is not None
+
+    def _return_unanswered(self) -> None:
+        for rid, sink in list(self._unanswered.items()):
+            self._release(rid)
+            sink.returned()
+
+    def _free(self) -> None:
+        self._house.on_free(self)
+        if self.state is EngineState.DRAINING and not self.leases:
+            self._house.on_change()
+
+
+def _configure(limits: Limits) -> wire.Configure:
+    return wire.Configure(
+        context=limits.context,
+        context_declared=limits.context_declared,
+        concurrency=limits.concurrency,
+        prefill_chunk=limits.prefill_chunk,
+        sampling=msgspec.convert(dict(limits.sampling), wire.Sampling),
+        force=limits.force,
+        enable_thinking=limits.enable_thinking,
+    )

@@ -1,0 +1,214 @@
+"""One answer as it comes: rows in from the engine, deltas out to one reader.
+
+This is the hot path. A row costs one list append and, when the reader waits, one wake-up; there is no
+task and no queue object per token. What a reader has not fetched yet is kept as pieces and handed over
+as one delta, so a slow reader costs nothing but its own unread text, and that has a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+import msgspec
+
+from appliance import wire
+from appliance.errors import ApiError
+from appliance.supervisor.engine import Engine
+
+UNREAD = 256 * 1024  # characters a streaming reader may leave unread
+PIECES = 512  # pieces kept apart before they are joined: a piece of three characters takes 60 bytes
+
+
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """What came since the last one.
+
+    text: new text, may be empty on `finish`. tokens: completion tokens so far, in all. stop: the stop
+    string that matched, if one did.
+    """
+
+    text: str
+    tokens: int
+    finish: wire.Finish | None = None
+    stop: str | None = None
+
+
+class Generation:
+    """An accepted request. Iterate to the end, `cancel`, or use as an async context manager.
+
+    Iteration raises ApiError when the engine dies or the row fails (after the text that came before),
+    and when a bounded reader leaves more than `UNREAD` characters unread.
+    """
+
+    __slots__ = (
+        "_engine",
+        "_error",
+        "_finish",
+        "_first",
+        "_last",
+        "_loop",
+        "_on_end",
+        "_pieces",
+        "_quiet",
+        "_stop",
+        "_unread",
+        "_waiter",
+        "bounded",
+        "cached_tokens",
+        "engine_id",
+        "model",
+        "prompt_tokens",
+        "rid",
+        "started",
+        "tokens",
+        "ttft",
+    )
+
+    def __init__(
+        self,
+        rid: int,
+        model: str,
+        engine: Engine,
+        started: float,
+        bounded: bool,
+        on_end: Callable[[Generation, str], None],
+    ) -> None:
+        self.rid = rid
+        self.model = model
+        self.engine_id = engine.id
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.tokens = 0  # completion tokens so far
+        self.started = started  # when the client asked, on the loop's clock
+        self.ttft: float | None = None  # seconds from then to the first token
+        self.bounded = bounded
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._on_end: Callable[[Generation, str], None] | None = on_end
+        self._pieces: list[str] = []
+        self._unread = 0
+        self._finish: wire.Finish | None = None
+        self._stop: str | None = None
+        self._error: ApiError | None = None
+        self._last = False  # the delta with `finish` has been handed over
+        self._quiet = False  # the reader wants the whole only
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- from the engine --------------------------------------------------------------------------
+
+    def row(self, row: wire.Row) -> None:
+        self.tokens = row.tokens
+        if self.ttft is None:
+            self.ttft = self._loop.time() - self.started
+        text = row.text
+        if text:
+            self._pieces.append(text)
+            self._unread += len(text)
+            if len(self._pieces) > PIECES:
+                self._pieces = ["".join(self._pieces)]
+        if row.finish is not None:
+            self._finished(row)
+        elif self._unread > UNREAD and self.bounded:
+            self._overflow()
+        elif self._quiet or not text:
+            return
+        if self._waiter is not None:
+            self._wake()
+
+    def fail(self, error: ApiError) -> None:
+        """The rest will not come."""
+        self._error = error
+        self._end(error.code)
+        self._wake()
+
+    def _finished(self, row: wire.Row) -> None:
+        if row.finish == "error":
+            text = row.message or "the engine could not go on with this request and gave no reason"
+            self._error = ApiError("engine_failed", text, retry_after=1)
+            self._end("engine_failed")
+            return
+        self._finish = row.finish
+        self._stop = row.stop
+        self._end("cancelled" if row.finish == "cancelled" else "ok")
+
+    def _overflow(self) -> None:
+        self._pieces.clear()
+        text = f"client reads too slowly: more than {UNREAD} characters were left unread"
+        self._error = ApiError("overloaded", text)
+        self._engine.cancel(self.rid)
+        self._end("overloaded")
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _end(self, outcome: str) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self, outcome)
+
+    # --- to the reader ----------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Finished, failed or cancelled; there may still be text to fetch."""
+        return self._on_end is None
+
+    def cancel(self) -> None:
+        """Give the row back. A reader gets what came so far, with finish "cancelled". No-op at the end."""
+        if self.ended:
+            return
+        self._finish = "cancelled"
+        self._engine.cancel(self.rid)
+        self._end("cancelled")
+        self._wake()
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._pieces and self._on_end is not None:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._take()
+
+    def _take(self) -> Delta:
+        if self._pieces:
+            text = self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces)
+            self._pieces.clear()
+            self._unread = 0
+        elif self._error is not None:
+            raise self._error
+        elif self._last:
+            raise StopAsyncIteration
+        else:
+            text = ""
+        self._last = self._finish is not None
+        return Delta(text, self.tokens, self._finish, self._stop)
+
+    async def collect(self) -> Delta:
+        """The whole answer in one delta, with one wake-up at its end. Raises ApiError."""
+        self._quiet = True
+        self.bounded = False
+        while self._on_end is not None:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None:
+            raise self._error
+        return self._take()
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()

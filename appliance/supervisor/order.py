@@ -1,0 +1,77 @@
+"""What the parts of the supervisor hand each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from appliance import wire
+from appliance.errors import ApiError
+from appliance.supervisor import process
+from appliance.supervisor.deadlines import Deadlines
+from reconciler.observed import Limits
+
+if TYPE_CHECKING:
+    from appliance.supervisor.engine import Engine
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The prompt a model must answer before it takes traffic. within: seconds."""
+
+    prompt: str = "ping"
+    max_tokens: int = 4
+    within: float = 30.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one engine is to run. load_timeout: seconds from spawn to loaded."""
+
+    id: str
+    model: str
+    digest: str
+    load: wire.Load
+    limits: Limits
+    probe: Probe
+    load_timeout: float
+
+
+class Sink(Protocol):
+    """Where the answers to one Submit go. After `refused`, `lost`, `returned` or a row with `finish`
+    nothing more comes."""
+
+    def accepted(self, message: wire.Accepted) -> None: ...
+
+    def refused(self, message: wire.Refused) -> None: ...
+
+    def row(self, row: wire.Row) -> None: ...
+
+    def lost(self, error: ApiError) -> None:
+        """The engine is gone; the request had been accepted."""
+
+    def returned(self) -> None:
+        """The engine takes it no more; it had not been accepted and may run elsewhere."""
+
+
+def _nothing() -> None:
+    return None
+
+
+def _nobody(engine: Engine) -> None:
+    return None
+
+
+@dataclass
+class House:
+    """What all engines of one parent share. on_change: a state changed. on_free: an engine may take
+    another request."""
+
+    state: Path
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    command: Sequence[str] = process.ENGINE
+    footprint: Callable[[int], int] = process.footprint
+    on_change: Callable[[], None] = _nothing
+    on_free: Callable[[Engine], None] = _nobody
