@@ -109,6 +109,21 @@ def values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Kind,
                 yield from values(item, f"{path}.{key}.")
 
 
+def model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The class of the map at `loc`, or None where there is none."""
+    found, parts = model, list(loc)
+    while parts:
+        name = parts.pop(0)
+        field = found.model_fields.get(str(name))
+        form = shape(field) if field else Shape()
+        if form.nested is None:
+            return None
+        found = form.nested
+        if form.named and parts:
+            parts.pop(0)
+    return found
+
+
 def canonical(tree: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal meanings, equal bytes. Whole floats become integers."""
     return json.dumps(

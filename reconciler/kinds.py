@@ -347,7 +347,7 @@ class Maps(Kind):
     def parse(self, value: Any) -> tuple[dict[str, Any], ...]:
         if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
             raise self.wrong(value)
-        return tuple(value)
+        return tuple(_settled(item) for item in value)
 
     def show(self, value: Any) -> Any:
         return list(value)
@@ -355,3 +355,12 @@ class Maps(Kind):
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settled(value: Any) -> Any:
+    """Free-form data with nothing but JSON's own types in it."""
+    if isinstance(value, dict):
+        return {str(key): _settled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_settled(item) for item in value]
+    return str(value) if isinstance(value, Expanded) else value

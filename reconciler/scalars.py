@@ -65,6 +65,8 @@ def describe(value: object) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str:
     """The known word most like `word`, or nothing where none is near."""
+    if len(word) > 64:  # comparing is quadratic, and such a word is no slip of the finger
+        return ""
     by_fold = {name.casefold(): name for name in known}
     found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.6)
     return by_fold[found[0]] if found else ""

@@ -315,7 +315,9 @@ class Spec(Part):
     active: Annotated[str | None, maybe(names.KEY)] = leaf(
         ..., 'The model that is always loaded and answers "default"; null: deliberately none'
     )
-    models: dict[str, Model] = leaf(..., "The models of this machine, by the name requests use")
+    models: dict[Annotated[str, names.KEY], Model] = leaf(
+        ..., "The models of this machine, by the name requests use"
+    )
     memory: Memory = section(Memory, "Memory budget and what happens near it")
     context: Context = section(Context, "Context ceilings for all models")
     thermal: Thermal = section(Thermal, "Heat")
@@ -325,8 +327,10 @@ class Spec(Part):
     slo: Slo = section(Slo, "Service levels to measure against")
     server: Server = section(Server, "Listeners and who may call")
     state: State = section(State, "What survives a restart")
-    warmup_templates: dict[str, WarmupTemplate] = leaf({}, "Named conversations that warm a model up")
-    skills: dict[str, Skill] = leaf({}, "Tools that LMX itself runs")
+    warmup_templates: dict[Annotated[str, names.KEY], WarmupTemplate] = leaf(
+        {}, "Named conversations that warm a model up"
+    )
+    skills: dict[Annotated[str, names.KEY], Skill] = leaf({}, "Tools that LMX itself runs")
     git: Git | None = leaf(None, "Follow a Git repository instead of this file")
 
     # Dotted path -> the text in the file, where it held an environment reference. Not part of equality.

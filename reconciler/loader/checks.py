@@ -1,0 +1,170 @@
+"""Rules between fields. Each finding names every field it compares, with its value.
+
+A default never contradicts a default, but a value in the file may contradict the default of another
+field: then the message says so, and the finding stands at the key that is in the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler import fields, names
+from reconciler.loader.problems import Loc, dotted
+from reconciler.names import HEAT
+from reconciler.scalars import closest
+from reconciler.spec import Model, Part, Spec
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`locs` are the fields compared, the one to change first."""
+
+    locs: tuple[Loc, ...]
+    message: str
+    suggestion: str = ""
+    warning: bool = False
+
+
+def check(spec: Spec) -> Iterator[Finding]:
+    yield from _active(spec)
+    yield from _aliases(spec)
+    for name, model in spec.models.items():
+        yield from _model(spec, ("models", name), model)
+    yield from _limits(spec)
+    yield from _server(spec)
+    yield from _skills(spec)
+
+
+def _active(spec: Spec) -> Iterator[Finding]:
+    if spec.active is None:
+        return
+    model = spec.models.get(spec.active)
+    if model is None:
+        owner = next((name for name, other in spec.models.items() if spec.active in other.aliases), "")
+        known = ", ".join(spec.models) or "none"
+        message = (
+            f"is an alias of {owner}; write the model's name"
+            if owner
+            else f"no such model in models ({known})"
+        )
+        yield Finding((("active",), ("models",)), message, owner or closest(spec.active, spec.models))
+    elif model.role != "chat":
+        message = (
+            f"{spec.active} has models.{spec.active}.role {model.role}; the active model must have role chat"
+        )
+        yield Finding((("active",), ("models", spec.active, "role")), message)
+
+
+def _aliases(spec: Spec) -> Iterator[Finding]:
+    owners: dict[str, str] = {}
+    for name, model in spec.models.items():
+        for index, alias in enumerate(model.aliases):
+            path: Loc = ("models", name, "aliases", index)
+            if alias in spec.models:
+                yield Finding(
+                    (path, ("models", alias)), f"{alias!r} is the name of models.{alias}; remove the alias"
+                )
+            elif alias in owners:
+                other = owners[alias]
+                message = (
+                    f"{alias!r} is also in models.{other}.aliases; requests would not know which is meant"
+                )
+                yield Finding((path, ("models", other, "aliases")), message)
+            owners.setdefault(alias, name)
+
+
+def _model(spec: Spec, at: Loc, model: Model) -> Iterator[Finding]:
+    here = dotted(at)
+    if model.min_residency > model.idle_timeout:
+        yield Finding(
+            ((*at, "min_residency"), (*at, "idle_timeout")),
+            f"{_said(model, 'min_residency')} is longer than {here}.idle_timeout, "
+            f"{_said(model, 'idle_timeout')}; lower the first or raise the second",
+        )
+    ceiling = spec.context.ceiling
+    if model.context != "auto" and ceiling != "auto" and model.context > ceiling:
+        yield Finding(
+            ((*at, "context"), ("context", "ceiling")),
+            f"{model.context} is a promise that context.ceiling, {ceiling}, breaks; "
+            "lower the first or raise the second",
+        )
+    if model.context != "auto":
+        for key, part, tokens in (
+            ("sampling", model.sampling, model.sampling.max_tokens),
+            ("probe", model.probe, model.probe.max_tokens),
+        ):
+            if "max_tokens" in part.model_fields_set and tokens >= model.context:
+                yield Finding(
+                    ((*at, key, "max_tokens"), (*at, "context")),
+                    f"{tokens} leaves no room for a prompt in {here}.context, {model.context}; "
+                    "lower the first or raise the second",
+                )
+    if model.revision is not None and not names.is_hub(model.source):
+        yield Finding(
+            ((*at, "revision"), (*at, "source")),
+            f"only Hub repos have revisions, and {here}.source is {model.source}; remove the revision",
+        )
+    elif model.revision is not None and not names.is_commit(model.revision):
+        message = f"{model.revision!r} is a branch or tag and can move; write the commit to pin it"
+        yield Finding(((*at, "revision"),), message, warning=True)
+    if model.trust_remote_code and names.is_hub(model.source) and not names.is_commit(model.revision or ""):
+        yield Finding(
+            ((*at, "trust_remote_code"), (*at, "revision")),
+            f"runs whatever code {model.source} holds at the time; pin {here}.revision to a commit you know",
+            warning=True,
+        )
+    for index, name in enumerate(model.warmup):
+        if name not in spec.warmup_templates:
+            message = f"no such name in warmup_templates ({', '.join(spec.warmup_templates) or 'none'})"
+            locs: tuple[Loc, ...] = ((*at, "warmup", index), ("warmup_templates",))
+            yield Finding(locs, message, closest(name, spec.warmup_templates))
+
+
+def _limits(spec: Spec) -> Iterator[Finding]:
+    memory = spec.memory
+    ordered = (("recover", memory.recover), ("warning", memory.warning), ("critical", memory.critical))
+    for (low, below), (high, above) in itertools.pairwise(ordered):
+        if below >= above:
+            message = f"{_said(memory, low)} must be below memory.{high}, {_said(memory, high)}"
+            yield Finding((("memory", low), ("memory", high)), message)
+    thermal = spec.thermal
+    if HEAT.index(thermal.leave) >= HEAT.index(thermal.enter):
+        message = f"{_said(thermal, 'leave')} must be cooler than thermal.enter, {_said(thermal, 'enter')}"
+        yield Finding((("thermal", "leave"), ("thermal", "enter")), message)
+    if spec.swap.strategy != "beside" and spec.queue.timeout < spec.swap.drain_timeout:
+        yield Finding(
+            (("queue", "timeout"), ("swap", "drain_timeout")),
+            f"{_said(spec.queue, 'timeout')} is shorter than swap.drain_timeout, "
+            f"{_said(spec.swap, 'drain_timeout')}: requests that wait for a drain-first swap may be refused",
+            warning=True,
+        )
+
+
+def _server(spec: Spec) -> Iterator[Finding]:
+    keys = spec.server.api_keys
+    if spec.server.admin == "key" and keys is None:
+        message = "key needs server.api_keys, which is null; say where the keys come from"
+        yield Finding((("server", "admin"), ("server", "api_keys")), message)
+    if keys is not None and (keys.env is None) == (keys.file is None):
+        message = "say exactly one of server.api_keys.env and server.api_keys.file"
+        yield Finding((("server", "api_keys"),), message)
+
+
+def _skills(spec: Spec) -> Iterator[Finding]:
+    for name, skill in spec.skills.items():
+        at: Loc = ("skills", name)
+        if (skill.python is None) == (skill.mcp is None):
+            yield Finding((at,), f"say exactly one of skills.{name}.python and skills.{name}.mcp")
+        if skill.mcp is not None and (skill.mcp.command is None) == (skill.mcp.url is None):
+            yield Finding(
+                ((*at, "mcp"),), f"say exactly one of skills.{name}.mcp.command and skills.{name}.mcp.url"
+            )
+
+
+def _said(part: Part, name: str) -> str:
+    """A value as the file would say it, and whether it is only the default."""
+    kind = fields.shape(type(part).model_fields[name]).kind
+    shown = kind.show(getattr(part, name)) if kind else getattr(part, name)
+    return str(shown) if name in part.model_fields_set else f"{shown} (the default)"
