@@ -1,0 +1,68 @@
+"""Where the appliance is that a verb speaks to: --url, or host and port in the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from appliance.cli.client import Appliance
+from appliance.cli.failure import CliError
+from appliance.cli.options import DEFAULT_FILE
+from appliance.cli.spec_file import content, parse
+from appliance.cli.terminal import note
+
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on that none can be reached at
+
+
+def connect(file: Path, url: str | None) -> Appliance:
+    start = "lmx up" if file == DEFAULT_FILE else f"lmx up -f {file}"
+    return Appliance(normal(url) if url else of_file(file), start)
+
+
+def normal(url: str) -> str:
+    """`studio.local:1234` and a trailing slash are taken too."""
+    return (url if "://" in url else f"http://{url}").rstrip("/")
+
+
+def of_file(file: Path) -> str:
+    """The address in `file`. A broken file may still name it: the appliance runs on its last good spec."""
+    from reconciler.loader import SpecError
+
+    if not file.exists():
+        raise CliError(
+            f"there is no {file} here that says where the appliance is. Name the file with -f FILE, "
+            "or the appliance with --url http://HOST:PORT."
+        )
+    data = content(file)
+    try:
+        server = parse(file, data).spec.server
+        return reachable(server.host, server.port)
+    except SpecError as error:
+        address = reachable(*_as_written(data))
+        note(f"{error.problems[0]}; speaking to {address} all the same")
+        return address
+
+
+def reachable(host: str, port: int) -> str:
+    host = host.strip("[]")
+    host = EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _as_written(data: bytes) -> tuple[str, int]:
+    """server.host and server.port of a file with errors elsewhere; defaults for what is missing or wrong."""
+    from reconciler.loader import environment, tree
+    from reconciler.spec import Server
+
+    default = Server()
+    try:
+        root, faults = tree.read(data)
+    except tree.Unreadable:
+        return default.host, default.port
+    server = environment.substitute(root, os.environ, faults).get("server")
+    server = server if isinstance(server, dict) else {}
+    host, port = server.get("host"), str(server.get("port"))
+    return (
+        str(host) if isinstance(host, str) and host else default.host,
+        int(port) if port.isascii() and port.isdecimal() else default.port,
+    )

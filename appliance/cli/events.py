@@ -1,0 +1,102 @@
+"""`lmx events` and `lmx history`: what happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from appliance.cli import wording
+from appliance.cli.address import connect
+from appliance.cli.client import Appliance, NotRunning
+from appliance.cli.options import DEFAULT_FILE, File, Format, LongFile, Output, Url
+from appliance.cli.terminal import Line, line, note, show, show_json, table
+
+AGAIN = 1.0  # seconds until the next try after the connection broke
+BAD = ("Failed", "Rejected", "Error", "Quarantined", "Blocked", "RolledBack")
+GOOD = ("Ready", "Applied", "Swapped", "Accepted", "Recovered", "Finished", "Listening")
+
+
+def events(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new ones, until ^C.")] = False,
+    telemetry: Annotated[bool, typer.Option(help="With -f: also the samples of speed and memory.")] = False,
+    file: LongFile = DEFAULT_FILE,
+    url: Url = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show what happened; -f goes on.
+
+    -f means follow here, as in tail, so the file is named by --file or LMX_FILE.
+    """
+    with connect(file, url) as appliance:
+        if not follow:
+            recent = appliance.get("/status").get("events") or []
+            if output is Format.JSON:
+                show_json(recent)
+            else:
+                show(*(told(event) for event in recent)) if recent else show(
+                    line("Nothing has happened yet.")
+                )
+            return
+        for event in _followed(appliance):
+            if event.get("type") == "telemetry" and not telemetry:
+                continue
+            show_json(event, one_line=True) if output is Format.JSON else show(told(event))
+
+
+def _followed(appliance: Appliance) -> Iterator[dict[str, Any]]:
+    """Events without end. After a break it goes on where it stopped, and says so."""
+    last, connected = "", False
+    while True:
+        try:
+            for event in appliance.events("/admin/events", headers={"last-event-id": last} if last else None):
+                connected, last = True, event.id or last
+                yield {"type": event.type, **json.loads(event.data)}
+            note("the appliance ended the stream; connecting again")
+        except NotRunning as error:
+            if not connected:
+                raise
+            note(f"{error.message} Trying again.")
+        time.sleep(AGAIN)
+
+
+def told(event: Mapping[str, Any]) -> Line:
+    kind = str(event.get("type", "?"))
+    style = "red" if kind.endswith(BAD) else "green" if kind.endswith(GOOD) else "cyan"
+    message = str(event.get("message") or "") or json.dumps(
+        {key: value for key, value in event.items() if key not in ("type", "at", "id")}, ensure_ascii=False
+    )
+    return line((wording.clock(event.get("at")), "dim"), "  ", (f"{kind:<18}", style), " ", message)
+
+
+def history(file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.TEXT) -> None:
+    """Show the generations of the spec, newest first."""
+    with connect(file, url) as appliance:
+        document = appliance.get("/status")
+    entries = document.get("history") or []
+    if output is Format.JSON:
+        show_json(entries)
+    elif not entries:
+        show(line("No spec has been accepted yet."))
+    else:
+        current = document.get("generation")
+        show(
+            table(
+                ("GENERATION", "ACCEPTED", "REACHED READY", "DIGEST", "NOTE"),
+                [
+                    [
+                        str(entry.get("generation")),
+                        wording.clock(entry.get("at")),
+                        wording.clock(entry.get("applied_at")),
+                        str(entry.get("digest") or "")[:12],
+                        ("in force", "green")
+                        if entry.get("generation") == current
+                        else str(entry.get("message") or ""),
+                    ]
+                    for entry in entries
+                ],
+            )
+        )

@@ -1,0 +1,39 @@
+"""Options that mean the same in every verb."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_FILE = Path("lmx.yaml")
+FILE_VARIABLE = "LMX_FILE"
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+File = Annotated[
+    Path,
+    typer.Option(
+        "-f", "--file", envvar=FILE_VARIABLE, metavar="FILE", help="The file that says what to serve."
+    ),
+]
+# For `lmx events`, where -f means follow, as it does in tail.
+LongFile = Annotated[
+    Path,
+    typer.Option("--file", envvar=FILE_VARIABLE, metavar="FILE", help="The file that says what to serve."),
+]
+# For verbs that read no file: accepted, so that a script can pass it to any verb.
+UnusedFile = Annotated[Path, typer.Option("-f", "--file", envvar=FILE_VARIABLE, metavar="FILE", hidden=True)]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help="Address of the appliance; default: host and port in FILE."),
+]
+Output = Annotated[
+    Format, typer.Option("-o", "--output", metavar="text|json", help="json is stable, for scripts.")
+]

@@ -1,0 +1,76 @@
+"""`lmx plan`: what would happen if FILE were saved now, before it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from appliance.cli import wording
+from appliance.cli.address import normal, of_file
+from appliance.cli.client import Appliance, NotRunning
+from appliance.cli.failure import CHANGES
+from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
+from appliance.cli.spec_file import read
+from appliance.cli.terminal import Span, line, show, show_json, table
+
+MARKS = {
+    "~": ("changed in place", "cyan"),
+    "+/-": ("new engine beside the old one, no outage", "green"),
+    "-/+": ("drain first, requests wait", "yellow"),
+    "+": ("added", "green"),
+    "-": ("removed", "red"),
+    "!": ("other address", "yellow"),
+    "!!": ("needs a restart of LMX", "bold red"),
+}
+
+
+def plan(
+    file: File = DEFAULT_FILE,
+    url: Url = None,
+    running: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File that tells where the appliance is, where FILE moves it."),
+    ] = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show what FILE would change: exit 0 nothing, 2 changes.
+
+    Compares with the running appliance. Where no appliance answers, the plan is what `lmx up` would do.
+    """
+    read(file)
+    address = normal(url) if url else of_file(running or file)
+    try:
+        with Appliance(address) as appliance:
+            status: dict[str, Any] | None = appliance.get("/status")
+    except NotRunning:
+        status = None
+    from appliance.planning import preview
+
+    steps = preview(file, status)
+    if output is Format.JSON:
+        show_json({"running": status is not None, "url": address, "changes": steps})
+    elif steps:
+        show(table(("", "ACTION", "MODEL", "FORCED BY", "OUTAGE", "WHY"), [_row(step) for step in steps]))
+        used = {str(step.get("mark")) for step in steps}
+        show(
+            line((", ".join(f"{mark} {words}" for mark, (words, _) in MARKS.items() if mark in used), "dim"))
+        )
+        whom = (
+            f"against {status.get('name')} at {address}"
+            if status
+            else f"nothing runs at {address}: this is what `lmx up` does"
+        )
+        show(line(f"{wording.plural(len(steps), 'change')}, {whom}"))
+    else:
+        show(line(f"no changes: this is what {address} runs", symbol=("✓", "green")))
+    raise typer.Exit(CHANGES if steps else 0)
+
+
+def _row(step: dict[str, Any]) -> list[Span]:
+    mark = str(step.get("mark") or "")
+    return [
+        (mark, MARKS.get(mark, ("", ""))[1]),
+        *(str(step.get(key) or "-") for key in ("action", "model", "field", "outage", "reason")),
+    ]

@@ -1,0 +1,5 @@
+"""`lmx models pull`"""
+
+
+def pull() -> None:
+    """stub"""

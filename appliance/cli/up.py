@@ -1,0 +1,22 @@
+"""`lmx up`: serve what the file says, until told to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from appliance.cli.failure import CliError
+from appliance.cli.options import DEFAULT_FILE, File
+
+
+def up(
+    file: File = DEFAULT_FILE,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Not supported yet.")] = None,
+) -> None:
+    """Serve what FILE says, and follow it as it is edited. Stops, after a drain, on ^C or SIGTERM."""
+    if profile is not None:
+        raise CliError("--profile is not supported yet; `lmx up` without it serves the whole file.")
+    from appliance.app import run
+
+    raise typer.Exit(run(file))
