@@ -80,6 +80,16 @@ def shape(field: FieldInfo) -> Shape:
     raise TypeError(f"the field table cannot read {annotation!r}")
 
 
+def change_class(field: FieldInfo) -> ChangeClass:
+    extra = field.json_schema_extra
+    return typing.cast(ChangeClass, extra["change"]) if isinstance(extra, dict) else "hot"
+
+
+def default(field: FieldInfo) -> Any:
+    """A field's default; None where it has none because the key is required."""
+    return None if field.is_required() else field.get_default(call_default_factory=True)
+
+
 def rows(model: type[BaseModel], prefix: str = "") -> Iterator[Row]:
     """Every leaf under `model`, in the order of the file."""
     for name, field in model.model_fields.items():
@@ -87,26 +97,41 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[Row]:
         if form.nested is not None:
             yield from rows(form.nested, f"{path}.{MAP_KEY}." if form.named else f"{path}.")
         elif form.kind is not None:
-            extra = field.json_schema_extra
-            change = typing.cast(ChangeClass, extra["change"]) if isinstance(extra, dict) else "hot"
-            required = field.is_required()
-            default = None if required else field.get_default(call_default_factory=True)
-            yield Row(path, form.kind, default, required, field.description or "", change)
+            required, doc = field.is_required(), field.description or ""
+            yield Row(path, form.kind, default(field), required, doc, change_class(field))
 
 
-def values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Kind, ChangeClass]]:
-    """Every leaf of one instance with its value; an absent optional map is one leaf, null."""
+def values(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, ChangeClass]]:
+    """Every leaf of one instance, as the file would say it."""
     for name, field in type(model).model_fields.items():
         form, path, value = shape(field), prefix + name, getattr(model, name)
         if form.kind is not None:
-            extra = field.json_schema_extra
-            change = typing.cast(ChangeClass, extra["change"]) if isinstance(extra, dict) else "hot"
-            yield path, value, form.kind, change
+            yield path, form.kind.show(value), change_class(field)
         elif isinstance(value, BaseModel):
             yield from values(value, f"{path}.")
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 yield from values(item, f"{path}.{key}.")
+
+
+def plain(model: BaseModel, unexpanded: Mapping[str, str] | None = None, prefix: str = "") -> dict[str, Any]:
+    """One instance as the data of a YAML file, defaults included.
+
+    Where `unexpanded` (dotted path -> text) has the file's own words, they stand in for the value.
+    """
+    words = unexpanded or {}
+    data: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        form, path, value = shape(field), prefix + name, getattr(model, name)
+        if form.kind is not None:
+            data[name] = _in_own_words(form.kind.show(value), path, words)
+        elif isinstance(value, BaseModel):
+            data[name] = plain(value, words, f"{path}.")
+        elif isinstance(value, Mapping):
+            data[name] = {key: plain(item, words, f"{path}.{key}.") for key, item in value.items()}
+        else:
+            data[name] = value
+    return data
 
 
 def model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
@@ -137,12 +162,16 @@ def sha256(data: bytes) -> str:
 
 def digest(model: BaseModel, only: frozenset[ChangeClass] | None = None) -> str:
     """SHA-256 over the leaves of `model` whose change class is in `only` (all, when None)."""
-    chosen = {
-        path: kind.show(value)
-        for path, value, kind, change in values(model)
-        if only is None or change in only
-    }
+    chosen = {path: value for path, value, change in values(model) if only is None or change in only}
     return sha256(canonical(chosen))
+
+
+def _in_own_words(shown: Any, path: str, words: Mapping[str, str]) -> Any:
+    if isinstance(shown, list):
+        return [_in_own_words(item, f"{path}.{index}", words) for index, item in enumerate(shown)]
+    if isinstance(shown, dict):
+        return {key: _in_own_words(item, f"{path}.{key}", words) for key, item in shown.items()}
+    return words.get(path, shown)
 
 
 def _normal(tree: Any) -> Any:

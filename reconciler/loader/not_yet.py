@@ -95,7 +95,7 @@ def _matches(model: type[BaseModel], pattern: str, data: Any) -> Iterator[tuple[
             for path, *found in _matches(form.nested, name, value):
                 yield (head, *path), *found
     else:
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = fields.default(field)
         try:
             parsed = form.kind.parse(value) if form.kind else value
         except Wrong:

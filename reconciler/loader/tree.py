@@ -182,8 +182,8 @@ class _Composer:
             self.anchors[event.anchor] = node
         return node
 
-    def alias(self, anchor: str, place: Place, depth: int) -> Node:
-        node = self.anchors.get(anchor)
+    def alias(self, anchor: str | None, place: Place, depth: int) -> Node:
+        node = self.anchors.get(anchor or "")
         if node is None:
             self.faults.append(Fault(place, f"no anchor '&{anchor}' is complete before this '*{anchor}'"))
             return Scalar(place, None)
