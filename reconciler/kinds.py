@@ -305,10 +305,10 @@ class Null(Kind):
 class Listed(Kind):
     """A list of one kind, kept as a tuple. Every wrong item is reported, not only the first."""
 
-    def __init__(self, kind: Kind, *, most: int = 256) -> None:
-        self.kind, self.most = kind, most
+    def __init__(self, kind: Kind, *, most: int = 256, unique: bool = True) -> None:
+        self.kind, self.most, self.unique = kind, most, unique
         self.what, self.example = "a list", f"[{kind.example or kind.what.split(',')[0]}]"
-        self.schema = {"type": "array", "items": kind.schema, "maxItems": most, "uniqueItems": True}
+        self.schema = {"type": "array", "items": kind.schema, "maxItems": most, "uniqueItems": unique}
 
     def parse(self, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
@@ -322,7 +322,7 @@ class Listed(Kind):
         for index, item in enumerate(value):
             try:
                 parsed = self.kind.parse(item)
-                if parsed in found:
+                if self.unique and parsed in found:
                     wrong[index] = Wrong(f"{item!r} is here twice; remove one")
                 found.append(parsed)
             except Wrong as error:

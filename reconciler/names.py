@@ -24,21 +24,21 @@ _LABEL = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?<!-)$")
 def _key(text: str) -> str | None:
     if text == RESERVED:
         return f"{RESERVED!r} is what requests call the active model; choose another name"
-    return None if re.match(_KEY, text) else "use letters, digits, '.', '_' and '-', at most 63"
+    return None if re.fullmatch(_KEY, text) else "use letters, digits, '.', '_' and '-', at most 63"
 
 
 def _alias(text: str) -> str | None:
     if text == RESERVED:
         return f"{RESERVED!r} always means the active model; remove it"
-    return None if re.match(_ALIAS, text) else "use letters, digits and . _ - : / @ +, at most 127"
+    return None if re.fullmatch(_ALIAS, text) else "use letters, digits and . _ - : / @ +, at most 127"
 
 
 def _revision(text: str) -> str | None:
-    return None if re.match(_REVISION, text) else "use the commit that the model's page on the Hub shows"
+    return None if re.fullmatch(_REVISION, text) else "use the commit that the model's page on the Hub shows"
 
 
 def _source(text: str) -> str | None:
-    if any(re.match(pattern, text) for pattern in (_LOCAL, _BUILTIN, _HUB, _GGUF_IN_HUB)):
+    if re.match(_LOCAL, text) or any(re.fullmatch(form, text) for form in (_BUILTIN, _HUB, _GGUF_IN_HUB)):
         return None
     if text.startswith("builtin:"):
         return "a name follows builtin:, like builtin:lmx-demo"
@@ -55,7 +55,7 @@ def _host(text: str) -> str | None:
     except ValueError:
         labels = text.rstrip(".").split(".")
         dotted_number = labels[-1].isdecimal()
-        if len(text) <= 253 and not dotted_number and all(_LABEL.match(label) for label in labels):
+        if len(text) <= 253 and not dotted_number and all(_LABEL.fullmatch(label) for label in labels):
             return None
         return (
             "the port goes to server.port"
@@ -67,7 +67,7 @@ def _host(text: str) -> str | None:
 
 def _url(text: str) -> str | None:
     return (
-        None if re.match(r"^(?:https?|ssh|file|git)://\S+$|^\S+@\S+:\S+$", text) else "write a whole address"
+        None if re.fullmatch(r"(?:https?|ssh|file|git)://\S+|\S+@\S+:\S+", text) else "write a whole address"
     )
 
 
@@ -81,7 +81,7 @@ URL = Text("an address", "https://git.example/fleet.git", _url)
 
 def is_commit(revision: str) -> bool:
     """Whether a revision is a commit hash, full or short, and so cannot move."""
-    return re.match(r"^[0-9a-f]{7,40}$", revision) is not None
+    return re.fullmatch(r"[0-9a-f]{7,40}", revision) is not None
 
 
 def is_local(source: str) -> bool:
@@ -89,7 +89,7 @@ def is_local(source: str) -> bool:
 
 
 def is_builtin(source: str) -> bool:
-    return re.match(_BUILTIN, source) is not None
+    return re.fullmatch(_BUILTIN, source) is not None
 
 
 def is_hub(source: str) -> bool:

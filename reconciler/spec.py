@@ -229,7 +229,7 @@ class ErrorBudget(Part):
 
 class Slo(Part):
     ttft_p95: Annotated[float | None, maybe(duration("1ms", "1h"))] = leaf(2.0, "p95 time to first token")
-    tokens_per_s_p50: Annotated[float | None, maybe(Number(0, 1e6, "30"))] = leaf(
+    tokens_per_s_p50: Annotated[float | None, maybe(Number(0, 1_000_000, "30"))] = leaf(
         None, "Median speed of a stream"
     )
     cold_start: Annotated[float | None, maybe(duration("1ms", "1d"))] = leaf(
@@ -275,7 +275,7 @@ class WarmupTemplate(Part):
 
 
 class Mcp(Part):
-    command: Annotated[tuple[str, ...] | None, maybe(Listed(_free_text))] = leaf(
+    command: Annotated[tuple[str, ...] | None, maybe(Listed(_free_text, unique=False))] = leaf(
         None, "Program that speaks MCP"
     )
     url: Annotated[str | None, maybe(names.URL)] = leaf(None, "Address of an MCP server")

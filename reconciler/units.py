@@ -43,7 +43,7 @@ class Share:
 
 def parse_duration(text: str) -> float:
     """Seconds. Raises ValueError where `text` is not a duration or is finer than a millisecond."""
-    if not _duration.match(text):
+    if not _duration.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration")
     parts = _component.findall(text)
     total = sum((Decimal(number) * DURATION_UNITS[unit] for number, unit in parts), Decimal(0))
@@ -64,7 +64,7 @@ def format_duration(seconds: float) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes, rounded down. Raises ValueError where `text` is not a size."""
-    match = _size.match(text)
+    match = _size.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not a size")
     return int(Decimal(match[1]) * SIZE_UNITS[match[2]])
@@ -80,7 +80,7 @@ def format_size(size: int) -> str:
 
 def parse_share(text: str) -> Share:
     """A percentage as a fraction. Raises ValueError where `text` is not one, or is over 100%."""
-    if not _share.match(text):
+    if not _share.fullmatch(text):
         raise ValueError(f"{text!r} is not a percentage")
     percent = Decimal(text[:-1])
     if percent > 100:
