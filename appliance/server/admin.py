@@ -1,0 +1,66 @@
+"""/admin: what the operator sees and does. Everything that changes something is guarded here."""
+
+from __future__ import annotations
+
+from sanic import Blueprint
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from appliance.errors import ApiError
+from appliance.server import body, schema
+from appliance.server.control import Control
+from appliance.server.events import follow
+from appliance.server.guards import Guards
+from appliance.server.health import GET
+from appliance.server.listeners import Listeners
+from appliance.server.replies import reply
+
+
+def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Blueprint:
+    family = Blueprint("admin", url_prefix="/admin")
+
+    async def models(_: Request) -> HTTPResponse:
+        return reply({"models": await control.admin_models()})
+
+    async def load(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        asked = await body.read(request, schema.LoadRequest, control.spec().server.max_body)
+        return reply(await control.load(asked.model))
+
+    async def unload(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        limit = control.spec().server.max_body
+        asked = await body.read(request, schema.UnloadRequest, limit, empty=schema.UnloadRequest())
+        return reply(await control.unload(asked.model))
+
+    async def clear_override(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        names = request.args.getlist("model") or [None]
+        unknown = sorted(set(request.args) - {"model"})
+        if unknown or len(names) > 1:
+            raise ApiError("invalid_request", "give ?model=NAME for one override, or nothing for all of them")
+        return reply(await control.clear_override(names[0]))
+
+    async def reconcile(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        await body.read(request, schema.Nothing, control.spec().server.max_body, empty=schema.Nothing())
+        return reply(await control.reconcile())
+
+    async def config(_: Request) -> HTTPResponse:
+        return reply(control.config())
+
+    async def plan(_: Request) -> HTTPResponse:
+        return reply({"plan": control.plan()})
+
+    async def events(request: Request) -> None:
+        await follow(request, control, listeners)
+
+    family.add_route(models, "/models", methods=GET)
+    family.add_route(load, "/models/load", methods=["POST"], stream=True)
+    family.add_route(unload, "/models/unload", methods=["POST"], stream=True)
+    family.add_route(clear_override, "/override", methods=["DELETE"])
+    family.add_route(reconcile, "/reconcile", methods=["POST"], stream=True)
+    family.add_route(config, "/config", methods=GET)
+    family.add_route(plan, "/plan", methods=GET)
+    family.add_route(events, "/events", methods=["GET"])
+    return family

@@ -1,0 +1,84 @@
+"""Builds the HTTP server: routes, guards and the one shape of every error.
+
+There is no app at module level. `build` makes one for a `Control`; `Listeners` opens it on sockets in
+the running event loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from typing import Any
+
+from sanic import Sanic
+from sanic.config import Config
+from sanic.request import Request
+from sanic.response import BaseHTTPResponse, HTTPResponse
+
+from appliance.server import admin, chat, completions, health, models, unbuilt
+from appliance.server.control import Control
+from appliance.server.guards import Guards
+from appliance.server.listeners import Listeners
+from appliance.server.replies import error_reply
+
+__all__ = ["Listeners", "build"]
+
+WEEK = 7 * 24 * 3600
+SETTINGS: dict[str, Any] = {
+    "ACCESS_LOG": False,
+    "AUTO_EXTEND": False,
+    "MOTD": False,
+    "KEEP_ALIVE_TIMEOUT": 120,
+    "REQUEST_TIMEOUT": 120,
+    # Counts inactivity of handler and response together: a long prefill would trip it. Streams guard
+    # themselves (see sse), and engines have deadlines of their own.
+    "RESPONSE_TIMEOUT": WEEK,
+    "REQUEST_MAX_HEADER_SIZE": 16_384,
+}
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
+_numbers = itertools.count(1)
+
+
+def build(control: Control) -> Sanic[Any, Any]:
+    config = Config(env_prefix=None)
+    config.update(SETTINGS)
+    app: Sanic[Any, Any] = Sanic(f"lmx-{next(_numbers)}", config=config, configure_logging=False)
+    listeners = app.ctx.listeners = Listeners(app)
+    guards = Guards(control)
+
+    async def on_request(request: Request) -> HTTPResponse | None:
+        listeners.say_close(request)
+        return await guards.on_request(request)
+
+    app.register_middleware(on_request, "request")
+    app.register_middleware(_on_response, "response")
+    app.error_handler.add(Exception, error_reply)
+    for family in (
+        health.blueprint(control),
+        chat.blueprint(control),
+        completions.blueprint(control),
+        models.blueprint(control),
+        admin.blueprint(control, guards, listeners),
+        unbuilt.blueprint(),
+    ):
+        app.blueprint(family)
+    return app
+
+
+def request_id(request: Request) -> str:
+    """The client's own id where it is harmless, else one of ours; the same all through one request."""
+    known: str | None = getattr(request.ctx, "id", None)
+    if known is None:
+        given = request.headers.getone("x-request-id", "")
+        known = request.ctx.id = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
+    return known
+
+
+async def _on_response(request: Request, response: BaseHTTPResponse) -> None:
+    response.headers["x-request-id"] = request_id(request)
+    response.headers["x-content-type-options"] = "nosniff"
+    origin = getattr(request.ctx, "origin", None)
+    if origin is not None:
+        response.headers["access-control-allow-origin"] = origin
+        response.headers["vary"] = "origin"

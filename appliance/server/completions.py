@@ -1,0 +1,45 @@
+"""POST /v1/completions"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sanic import Blueprint
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from appliance.server import body, generate, rows, schema
+from appliance.server.control import Control
+from appliance.server.replies import reply
+
+
+def blueprint(control: Control) -> Blueprint:
+    family = Blueprint("completions")
+
+    async def completions(request: Request) -> HTTPResponse | None:
+        asked = await body.read(request, schema.CompletionRequest, control.spec().server.max_body)
+        ask = generate.Ask(
+            family="text",
+            model=asked.model,
+            rows=rows.completion_rows(asked),
+            per_prompt=asked.n or 1,
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        )
+        if asked.stream:
+            await generate.stream(request, control.router, ask)
+            return None
+        head, done = await generate.whole(control.router, ask)
+        return reply(
+            {
+                **head.members(chunk=False),
+                "choices": [_choice(index, row) for index, row in enumerate(done)],
+                "usage": generate.usage(done, ask.per_prompt),
+            }
+        )
+
+    family.add_route(completions, "/v1/completions", methods=["POST"], stream=True)
+    return family
+
+
+def _choice(index: int, row: generate.Row) -> dict[str, Any]:
+    return {"index": index, "text": row.text, "logprobs": None, "finish_reason": row.finish}

@@ -1,0 +1,55 @@
+"""The server's whole view of the rest of the appliance: one protocol, implemented by `appliance.app`.
+
+Handlers know nothing of the loop, the supervisor or the files on disk. What they need is here, and a
+test can stand in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from appliance.supervisor.router import Router
+    from reconciler.spec import Spec
+
+
+class Control(Protocol):
+    router: Router
+
+    def spec(self) -> Spec:
+        """The accepted spec; defaults where no file was ever valid."""
+
+    def status(self) -> dict[str, Any]:
+        """The whole /status document."""
+
+    def plan(self) -> list[dict[str, Any]]: ...
+
+    def config(self) -> dict[str, Any]:
+        """/admin/config: the effective spec, secrets and environment values unexpanded."""
+
+    def alive(self) -> tuple[bool, str]:
+        """(the loop beats, reason if it does not)."""
+
+    def ready(self) -> tuple[bool, str | None, str]:
+        """(True, model, "") or (False, reason, message). No model where `active` is deliberately null."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the spec names, for /v1/models: id, aliases, state, effective context and the like."""
+
+    async def admin_models(self) -> list[dict[str, Any]]: ...
+
+    async def load(self, name: str) -> dict[str, Any]:
+        """Load as an override and return when the model is ready. Raises ApiError."""
+
+    async def unload(self, name: str | None) -> dict[str, Any]:
+        """Unload one model, or the active one. Raises ApiError."""
+
+    async def clear_override(self, name: str | None) -> dict[str, Any]:
+        """Drop one override, or all of them. Raises ApiError."""
+
+    async def reconcile(self) -> dict[str, Any]: ...
+
+    def events(self, after: int | None) -> AsyncIterator[dict[str, Any]]:
+        """Typed events (id, type, at, message, data), those with a higher id than `after` first, and a
+        `telemetry` sample each second. Ends for a reader that is too slow."""

@@ -1,0 +1,147 @@
+"""Who may call: the checks that run before a body is read.
+
+The appliance listens on all interfaces, without keys by default. Two things keep web pages out: a
+Host header must be a name or address of this machine, so a page cannot rebind its own name to it, and
+a browser's Origin must be the same host or listed in `server.cors`. What changes things is for callers
+on this machine only (`server.admin`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from functools import lru_cache
+
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from appliance.errors import ApiError
+from appliance.server.body import DISCARD
+from appliance.server.connection import protocol_of, transport_of
+from appliance.server.control import Control
+from reconciler.spec import Server
+
+_HOST = re.compile(r"^(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?$")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+# A proxy on this machine speaks for someone else: its loopback address proves nothing.
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+    "access-control-allow-headers": "authorization, content-type, x-request-id, last-event-id",
+    "access-control-max-age": "600",
+}
+
+
+class Guards:
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    async def on_request(self, request: Request) -> HTTPResponse | None:
+        """Sanic's request middleware: runs for every request, before the body is read."""
+        if request.method == "NONE":  # Sanic's stand-in for a request it could not parse
+            return None
+        server = self._control.spec().server
+        # A body that no handler reads is thrown away up to here, then the connection is closed.
+        protocol_of(request).request_max_size = server.max_body + DISCARD
+        host = check_host(request, server)
+        origin = check_origin(request, server, host)
+        if origin and request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            return HTTPResponse(status=204, headers=_PREFLIGHT)
+        return None
+
+    def check_admin(self, request: Request) -> None:
+        """For handlers that change things."""
+        mode = self._control.spec().server.admin
+        if mode == "off":
+            raise ApiError("forbidden", "calls that change things are off here (server.admin: off)")
+        if mode == "key":
+            raise ApiError("not_supported", "server.admin: key is not supported yet; use loopback or off")
+        if not is_loopback(peer_of(request)):
+            raise ApiError(
+                "forbidden",
+                "calls that change things are allowed from this machine only (server.admin: loopback)",
+            )
+        if any(name in request.headers for name in _FORWARDED):
+            raise ApiError(
+                "forbidden",
+                "calls that change things must come from this machine itself, not through a proxy",
+            )
+
+
+def check_host(request: Request, server: Server) -> str:
+    """The Host header's name, without its port. Raises ApiError where it is not this machine's."""
+    given = request.headers.getall("host", [])
+    if not given and request.version == "1.0":
+        return ""
+    match = _HOST.match(given[0]) if len(given) == 1 else None
+    if match is None:
+        raise ApiError("invalid_request", "exactly one valid Host header is needed")
+    name = (match["six"] or match["name"]).lower().removesuffix(".")
+    allowed = own_names(socket.gethostname()) if server.allowed_hosts == "auto" else server.allowed_hosts
+    if name == "localhost" or name in allowed or _is_own_address(request, name):
+        return name
+    if any(name == one.lower().removesuffix(".") for one in allowed):
+        return name
+    raise ApiError(
+        "forbidden", f"{name} is not a name of this machine; if it is, add it to server.allowed_hosts"
+    )
+
+
+def check_origin(request: Request, server: Server, host: str) -> str | None:
+    """The origin of a page that `server.cors` lets in; None for same-host pages and for programs."""
+    origin: str | None = request.headers.getone("origin", None)
+    if origin is None:
+        site = request.headers.getone("sec-fetch-site", "none")
+        if request.method not in _SAFE and site not in ("same-origin", "none"):
+            raise ApiError("forbidden", "a web page on another site may not call this machine")
+        return None
+    if origin in server.cors:
+        request.ctx.origin = origin
+        return origin
+    scheme, _, rest = origin.partition("://")
+    if scheme in ("http", "https") and rest and rest.lower() == request.headers.getone("host", "").lower():
+        return None
+    raise ApiError(
+        "forbidden",
+        f"pages from {origin[:100]} may not call this machine; to let them, add it to server.cors",
+    )
+
+
+def peer_of(request: Request) -> str:
+    """The address at the other end of the connection. Headers are not looked at."""
+    peer = transport_of(request).get_extra_info("peername")
+    return str(peer[0]) if peer else ""
+
+
+def is_loopback(address: str) -> bool:
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+@lru_cache(maxsize=8)
+def own_names(hostname: str) -> frozenset[str]:
+    """Names that clients on the same network know this machine by."""
+    name = hostname.lower()
+    short = name.split(".", 1)[0]
+    return frozenset(filter(None, {name, short, f"{short}.local"}))
+
+
+def _is_own_address(request: Request, name: str) -> bool:
+    """Whether `name` is loopback, or the very address of ours that this connection came in on."""
+    parsed = _address(name)
+    if parsed is None:
+        return False
+    local = transport_of(request).get_extra_info("sockname")
+    return parsed.is_loopback or (local is not None and parsed == _address(str(local[0])))
+
+
+@lru_cache(maxsize=256)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        parsed = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed

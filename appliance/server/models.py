@@ -1,0 +1,40 @@
+"""GET /v1/models and /v1/models/{id}: what the spec names, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sanic import Blueprint
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from appliance.errors import ApiError
+from appliance.server.control import Control
+from appliance.server.health import GET
+from appliance.server.replies import reply
+
+
+def blueprint(control: Control) -> Blueprint:
+    family = Blueprint("models")
+    started = int(time.time())
+
+    def entry(model: dict[str, Any]) -> dict[str, Any]:
+        return {"object": "model", "created": started, "owned_by": "lmx", **model}
+
+    async def listing(_: Request) -> HTTPResponse:
+        return reply({"object": "list", "data": [entry(model) for model in control.models()]})
+
+    async def one(_: Request, name: str) -> HTTPResponse:
+        known = control.models()
+        for model in known:
+            if name == model["id"] or name in model.get("aliases", ()):
+                return reply(entry(model))
+        names = ", ".join(model["id"] for model in known) or "none"
+        raise ApiError(
+            "model_not_found", f"there is no model {name[:100]!r} here; there is: {names}", param="model"
+        )
+
+    family.add_route(listing, "/v1/models", methods=GET)
+    family.add_route(one, "/v1/models/<name:path>", methods=GET, unquote=True)
+    return family

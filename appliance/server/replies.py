@@ -1,0 +1,58 @@
+"""Plain answers, and the one shape of every error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import msgspec
+from sanic.exceptions import SanicException
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from appliance.errors import ApiError
+
+log = logging.getLogger("lmx.server")
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+# What Sanic itself refuses, by HTTP status.
+_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
+    return HTTPResponse(encode(value), status=status, headers=headers, content_type="application/json")
+
+
+def as_api_error(request: Request, error: BaseException) -> ApiError:
+    """What a client is told of `error`. Anything unforeseen is logged here and answered with 500."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, SanicException) and error.status_code < 500:
+        code = _BY_STATUS.get(error.status_code, "invalid_request")
+        if code == "not_found":
+            message = f"there is nothing at {request.path}; GET /status tells what this machine serves"
+        elif code == "method_not_allowed":
+            allowed = ", ".join(sorted(set(getattr(error, "allowed_methods", ()) or ())))
+            message = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"
+        else:
+            message = str(error)
+        return ApiError(code, message)
+    log.error(
+        "request %s %s failed (request id %s)", request.method, request.path, request.ctx.id, exc_info=error
+    )
+    return ApiError(
+        "internal_error", f"an internal error; the log says more under request id {request.ctx.id}"
+    )
+
+
+def error_reply(request: Request, error: Exception) -> HTTPResponse:
+    answer = as_api_error(request, error)
+    headers = {}
+    if answer.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(answer.retry_after)))
+    if answer.code == "method_not_allowed" and isinstance(error, SanicException):
+        headers.update({key: value for key, value in error.headers.items() if key.lower() == "allow"})
+    return reply(answer.body(), answer.status, headers)

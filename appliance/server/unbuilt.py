@@ -1,0 +1,33 @@
+"""Routes that belong to the interface and are not built yet: refused by name, not as unknown paths."""
+
+from __future__ import annotations
+
+from sanic import Blueprint
+from sanic.request import Request
+
+from appliance.errors import ApiError
+
+ROUTES: dict[str, str] = {
+    "/v1/responses": "POST",
+    "/v1/embeddings": "POST",
+    "/v1/messages": "POST",
+    "/v1/messages/count_tokens": "POST",
+    "/v1/rerank": "POST",
+    "/v1/ws": "GET",
+    "/metrics": "GET",
+    "/admin/models/pull": "POST",
+    "/admin/drain": "POST",
+    "/admin/warmup": "POST",
+}
+
+
+def blueprint() -> Blueprint:
+    family = Blueprint("unbuilt")
+
+    async def refuse(request: Request) -> None:
+        raise ApiError("not_supported", f"{request.path} is not supported yet")
+
+    for path, method in ROUTES.items():
+        # stream=True: a body is not read for the sake of a refusal
+        family.add_route(refuse, path, methods=[method], stream=True, name=path.strip("/").replace("/", "-"))
+    return family
