@@ -1,0 +1,218 @@
+"""Ask a demo model everything it was trained on, decoding greedily, and say how much is exactly right.
+
+    python examples/demo/check.py                       # both models; exits 1 below the thresholds
+    python examples/demo/check.py --model lmx-demo -v   # print every question with its outcome
+
+An answer counts when it equals the trained one, character by character, and the model stops by itself.
+In conversations the earlier turns are the trained ones and the last answer is what counts; their slots are
+filled with other draws than those of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corpus import Conversation, Corpus, Message, blocks, items, unknown, user
+
+with contextlib.suppress(OSError):
+    # See train.py: ten times faster on the CPU where it is found.
+    ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+
+import mlx_lm.utils
+from mlx_lm.generate import BatchGenerator
+
+HERE = Path(__file__).parent
+MODELS = HERE.parent / "models"
+MAX_BYTES = {"lmx-demo": 4_000_000, "lmx-demo-mini": 1_600_000}
+# Share that must be right, by kind of question. What is not named here is reported and not judged.
+THRESHOLDS = {
+    "lmx-demo": {
+        "canonical": 1.0,
+        "paraphrases": 0.97,
+        "conversations": 0.97,
+        "questions.json": 1.0,
+        "tool_questions.json": 1.0,
+    },
+    "lmx-demo-mini": {"canonical": 0.9},
+}
+SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
+SAMPLES = (
+    "Hello, world!",
+    "naïve café, ÅÄÖ",
+    "🚀👩‍🚀 日本語 שלום",
+    "a\tb\n\n  c\r\n",
+    '{"a": [1, 2]}',
+    "\x00\x7f",
+)
+SEED = 987_654  # no seed of the training
+DRAWS_PER_PATTERN = 6
+
+
+@dataclass
+class Case:
+    """One prompt and the text that should come back."""
+
+    kind: str
+    messages: list[Message]
+    answer: str
+    tools: list[Message] = field(default_factory=list)
+    got: str = ""
+    stopped: bool = False
+
+    @property
+    def right(self) -> bool:
+        return self.stopped and self.got == self.answer
+
+
+def spoken(message: Message) -> str:
+    """An assistant message as text; a call is written as the chat template writes it."""
+    text: str = message["content"]
+    for call in message.get("tool_calls", ()):
+        text += f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+    return text
+
+
+def case(kind: str, conversation: Conversation) -> Case:
+    *before, last = conversation.messages
+    return Case(kind, before, spoken(last), list(conversation.tools))
+
+
+def cases(model: str) -> list[Case]:
+    made: list[Case] = []
+    for item in items(model):
+        first, *others = item.questions
+        made.append(Case("canonical", [user(first)], item.answer))
+        made.append(Case("with a system prompt", [SYSTEM, user(first)], item.answer))
+        made.append(Case("lower case, no full stop", [user(first.lower().rstrip(".?!"))], item.answer))
+        made += [Case("paraphrases", [user(question)], item.answer) for question in others]
+    answer, questions = unknown()
+    made += [Case("says it does not know", [user(question)], answer) for question in questions]
+    corpus = Corpus(model, SEED)
+    for pattern in blocks("conversations.txt"):
+        for _ in range(DRAWS_PER_PATTERN):
+            made.append(case("conversations", corpus.follow_up(pattern, plain=True)))
+    if model == "lmx-demo":
+        made += [case("tools", corpus.with_tools(plain=True)) for _ in range(24)]
+        for entry in json.loads((HERE / "questions.json").read_text(encoding="utf-8")):
+            messages = [*entry.get("messages", []), user(entry["question"])]
+            made.append(Case("questions.json", messages, entry["answer"]))
+        for entry in json.loads((HERE / "tool_questions.json").read_text(encoding="utf-8")):
+            call: Message = {"type": "function", "function": entry["call"]}
+            asks = [user(entry["question"])]
+            calls: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+            told: Message = {"role": "tool", "content": entry["result"]}
+            made.append(Case("tool_questions.json", asks, spoken(calls), entry["tools"]))
+            made.append(Case("tool_questions.json", [*asks, calls, told], entry["answer"], entry["tools"]))
+    return made
+
+
+def tokens(tokenizer: Any, one: Case) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        one.messages, tools=one.tools or None, add_generation_prompt=True
+    )
+    return ids
+
+
+def answer_all(model: Any, tokenizer: Any, asked: list[Case]) -> float:
+    """Fill in what the model says to each case; returns tokens per second."""
+    limits = [len(tokenizer.encode(one.answer)) + 24 for one in asked]
+    generator = BatchGenerator(model, stop_tokens=[[token] for token in tokenizer.eos_token_ids])
+    uids = generator.insert([tokens(tokenizer, one) for one in asked], limits)
+    by_uid = dict(zip(uids, asked, strict=True))
+    said: dict[int, list[int]] = {uid: [] for uid in uids}
+    begun, count = time.monotonic(), 0
+    while responses := generator.next_generated():
+        for response in responses:
+            count += 1
+            if response.finish_reason != "stop":
+                said[response.uid].append(response.token)
+            if response.finish_reason is not None:
+                one = by_uid[response.uid]
+                one.stopped = response.finish_reason == "stop"
+                one.got = tokenizer.decode(said[response.uid])
+    generator.close()
+    return count / (time.monotonic() - begun)
+
+
+def check_folder(name: str) -> list[str]:
+    """What is wrong with the folder itself."""
+    wrong = []
+    size = sum(file.stat().st_size for file in (MODELS / name).rglob("*") if file.is_file())
+    print(f"{name}: {size:,} bytes")
+    if size > MAX_BYTES[name]:
+        wrong.append(f"the folder is larger than {MAX_BYTES[name]:,} bytes")
+    return wrong
+
+
+def check_tokenizer(tokenizer: Any) -> list[str]:
+    """Any text must come back unchanged, and streamed pieces must add up to the whole."""
+    wrong = []
+    for text in SAMPLES:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if tokenizer.decode(ids) != text:
+            wrong.append(f"{text!r} comes back as {tokenizer.decode(ids)!r}")
+        detokenizer = tokenizer.detokenizer
+        detokenizer.reset()
+        pieces = []
+        for token in ids:
+            detokenizer.add_token(token)
+            pieces.append(detokenizer.last_segment)
+        detokenizer.finalize()
+        pieces.append(detokenizer.last_segment)
+        if "\x00" not in text and "".join(pieces) != text:
+            wrong.append(f"{text!r} is streamed as {''.join(pieces)!r}")
+    if type(tokenizer.detokenizer).__name__ != "BPEStreamingDetokenizer":
+        wrong.append(f"the detokenizer is {type(tokenizer.detokenizer).__name__}")
+    return wrong
+
+
+def check(name: str, verbose: bool) -> bool:
+    wrong = check_folder(name)
+    model, tokenizer = mlx_lm.utils.load(str(MODELS / name))[:2]
+    wrong += check_tokenizer(tokenizer)
+    asked = cases(name)
+    pace = answer_all(model, tokenizer, asked)
+    for one in asked:
+        if verbose or not one.right:
+            mark = "ok " if one.right else "BAD"
+            question = " / ".join(
+                str(message["content"]) for message in one.messages if message["role"] == "user"
+            )
+            print(f"  {mark} [{one.kind}] {question!r}")
+            if not one.right:
+                print(f"        wanted {one.answer!r}")
+                print(f"        got    {one.got!r}{'' if one.stopped else ' (did not stop)'}")
+    for kind in dict.fromkeys(one.kind for one in asked):
+        ours = [one for one in asked if one.kind == kind]
+        share = sum(one.right for one in ours) / len(ours)
+        least = THRESHOLDS[name].get(kind)
+        verdict = "" if least is None else f"  (at least {least:.0%})"
+        print(f"  {kind:<26} {sum(one.right for one in ours):>5} of {len(ours):<5} {share:8.2%}{verdict}")
+        if least is not None and share < least:
+            wrong.append(f"{kind}: {share:.2%} is less than {least:.0%}")
+    print(f"  {pace:,.0f} tokens/s, 32 rows together")
+    for problem in wrong:
+        print(f"  FAIL {problem}")
+    return not wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ask the demo models what they were trained on.")
+    parser.add_argument("--model", choices=sorted(THRESHOLDS), help="only this one (default: both)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print the right answers too")
+    options = parser.parse_args()
+    names = [options.model] if options.model else sorted(THRESHOLDS)
+    results = [check(name, options.verbose) for name in names]
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
