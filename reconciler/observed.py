@@ -12,7 +12,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+def empty() -> Mapping[str, Any]:
+    """A mapping that nobody can write to (a factory: before Python 3.12 it is no valid default)."""
+    return MappingProxyType({})
 
 
 class EngineState(StrEnum):
@@ -54,7 +56,7 @@ class Limits:
     context_declared: int | None = None
     concurrency: int = 8
     prefill_chunk: int = 512
-    sampling: Mapping[str, Any] = EMPTY  # defaults: temperature, top_p, top_k, ..., max_tokens
+    sampling: Mapping[str, Any] = field(default_factory=empty)  # defaults: temperature, top_p, top_k, ..., max_tokens
     force: bool = False
     enable_thinking: bool = True
 
@@ -107,7 +109,7 @@ class ModelFiles:
     weights_bytes: int = 0
     parameters: int = 0
     adapter_bytes: int = 0
-    config: Mapping[str, Any] = EMPTY
+    config: Mapping[str, Any] = field(default_factory=empty)
     progress: tuple[int, int] = (0, 0)
     fingerprint: str = ""  # changes when the files change; lets a permanent failure be retried then
 
@@ -149,8 +151,8 @@ class RoutingTable:
     """
 
     active: str | None = None
-    names: Mapping[str, str] = EMPTY
-    routes: Mapping[str, Route] = EMPTY
+    names: Mapping[str, str] = field(default_factory=empty)
+    routes: Mapping[str, Route] = field(default_factory=empty)
     depth: int = 64
     timeout: float = 60.0
     reason: str = ""  # why there is no active model, for people
@@ -180,9 +182,9 @@ class OverrideObs:
 class Observed:
     now: float
     engines: tuple[EngineObs, ...] = ()
-    files: Mapping[str, ModelFiles] = EMPTY  # Model.digest -> its files
+    files: Mapping[str, ModelFiles] = field(default_factory=empty)  # Model.digest -> its files
     listeners: tuple[ListenerObs, ...] = ()
     table: RoutingTable = field(default_factory=RoutingTable)
     memory: MemoryObs = field(default_factory=lambda: MemoryObs(0, 0))
-    wanted: Mapping[str, float] = EMPTY  # on_demand models with a waiting request -> since when
-    last_used: Mapping[str, float] = EMPTY  # engine id -> when its last request ended
+    wanted: Mapping[str, float] = field(default_factory=empty)  # on_demand models with a waiting request -> since when
+    last_used: Mapping[str, float] = field(default_factory=empty)  # engine id -> when its last request ended

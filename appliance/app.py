@@ -1,0 +1,187 @@
+"""The composition root: everything is built and wired here, and taken down in the opposite order.
+
+    lock ─▶ history ─▶ orphans reaped ─▶ engines, router, server ─▶ loop ─▶ (serve) ─▶ drain ─▶ close
+
+One process, one event loop. The public socket opens as the loop's first action, before any model is
+looked at, so `/healthz` and `/status` answer from the start, and also when no file is valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from appliance.control import ApplianceControl
+from appliance.effects import RealEffects
+from appliance.feed import Feed
+from appliance.fetching import Fetching
+from appliance.lock import Locked, StateLock
+from appliance.remembered import Remembered
+from appliance.server.app import Listeners, build
+from appliance.supervisor.pidfiles import reap_orphans
+from appliance.supervisor.pool import Engines
+from appliance.supervisor.router import Router
+from appliance.telemetry import sample
+from reconciler.events import Event, EventType
+from reconciler.gate import Parsed, SourceProblem, SpecProblem
+from reconciler.history import History
+from reconciler.loader import SpecError, load_text
+from reconciler.loop import Loop
+from reconciler.sources.file import Content, FileSource, SourceError
+from reconciler.spec import Spec
+
+log = logging.getLogger("lmx")
+
+PRUNE_EVERY_S = 3600.0
+BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
+
+
+def run(file: Path) -> int:
+    """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
+
+    The first signal drains; a second one ends what still runs at once.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(_SpecFile(file.absolute())))
+
+
+class _SpecFile:
+    """What the gate needs of the file, with this side's errors turned into the gate's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source = FileSource(path)
+
+    def read(self) -> Content:
+        try:
+            return self.source.read()
+        except SourceError as error:
+            raise SourceProblem(str(error)) from error
+
+    def parse(self, data: bytes) -> Parsed:
+        try:
+            loaded = load_text(data, path=self.path, env=os.environ)
+        except SpecError as error:
+            raise SpecProblem(str(error)) from error
+        return Parsed(loaded.spec, loaded.digest, loaded.warnings)
+
+    def state_folder(self) -> Path:
+        """Where this LMX keeps its state; the default where the file cannot say."""
+        try:
+            spec = self.parse(self.read().data).spec
+        except (SourceProblem, SpecProblem):
+            spec = BARE
+        return self.path.parent / Path(spec.state.path).expanduser()
+
+
+async def _serve(file: _SpecFile) -> int:
+    state = file.state_folder()
+    try:
+        with contextlib.ExitStack() as held:
+            held.callback(StateLock(state).release)
+            history = History(state / "history.db")
+            held.callback(history.close)
+            await _Appliance(file, state, history).serve()
+    except Locked as error:
+        print(f"lmx: {error}", file=sys.stderr)
+        return 1
+    except (sqlite3.Error, OSError) as error:
+        print(f"lmx: the state folder {state} cannot be used: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Appliance:
+    def __init__(self, file: _SpecFile, state: Path, history: History) -> None:
+        clock = asyncio.get_running_loop()
+        self._file, self._history = file, history
+        self._orphans = reap_orphans(state)
+        self._stop, self._now = asyncio.Event(), asyncio.Event()
+        self._memory = Remembered(history)
+        self._feed = Feed(self._memory.past)
+        self._engines = Engines(state, first=history.next_engine_number(), on_change=self._poke)
+        self._router = Router(self._engines, on_change=self._poke)
+        self._control = ApplianceControl(self._router, self._feed, self._memory, str(file.path))
+        app = build(self._control)
+        self._listeners: Listeners = app.ctx.listeners
+        self._fetching = Fetching(self._poke)
+        effects = RealEffects(
+            self._engines, self._router, self._listeners, self._fetching, file.path.parent, self._poke
+        )
+        self._loop = Loop(
+            effects,
+            self._memory,
+            file.read,
+            file.parse,
+            wall=time.time,
+            fallback=BARE,
+            memory=self._memory.load(file.parse, time.time() - clock.time()),
+            on_event=self._on_event,
+            on_pass=self._control.noticed,
+        )
+        self._control.attach(self._loop)
+
+    def _poke(self) -> None:
+        self._loop.poke()
+
+    def _on_event(self, event: Event) -> None:
+        self._feed.publish(event.as_dict())
+
+    async def serve(self) -> None:
+        running = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self._signalled)
+        running.add_signal_handler(signal.SIGHUP, self._poke)
+        self._loop.emit(EventType.STARTED, f"process {os.getpid()}", {"pid": os.getpid()})
+        if self._history.set_aside is not None:
+            where = str(self._history.set_aside)
+            self._loop.emit(EventType.STATE_RESET, f"the damaged database is now {where}", {"path": where})
+        for engine in self._orphans:
+            log.warning("killed %s, left over from an earlier run", engine)
+        stop_loop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(self._loop.run(stop_loop))
+            watch = tasks.create_task(self._file.source.watch(self._poke, self._stop))
+            beside = [
+                tasks.create_task(sample(self._control, self._feed)),
+                tasks.create_task(self._prune()),
+            ]
+            await self._stop.wait()
+            stop_loop.set()
+            await loop
+            for task in (*beside, watch):
+                task.cancel()
+        await self._wind_down()
+
+    async def _wind_down(self) -> None:
+        """New requests are refused, running ones finish, then the engines go."""
+        grace = self._loop.spec.swap.drain_timeout
+        log.info("stopping: %d requests running; they get %g s", self._router.in_flight, grace)
+        self._router.close()
+        closing = asyncio.create_task(self._listeners.close_all(grace))
+        hurry = asyncio.create_task(self._now.wait())
+        await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        await asyncio.gather(self._fetching.close(), self._engines.close())
+        await closing
+        self._loop.emit(EventType.STOPPED, "told to stop", {})
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._now.set()
+        self._stop.set()
+
+    async def _prune(self) -> None:
+        while True:
+            self._memory.prune(time.time() - self._loop.spec.state.events)
+            await asyncio.sleep(PRUNE_EVERY_S)

@@ -1,0 +1,273 @@
+"""What the HTTP server may see and ask of the appliance: `appliance.server.control.Control`, for real."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from appliance import status as documents
+from appliance.errors import ApiError
+from appliance.feed import Feed
+from appliance.hub.inventory import inventory
+from appliance.remembered import Remembered
+from appliance.supervisor.router import Router
+from reconciler.loop import Loop
+from reconciler.observed import EngineState
+from reconciler.spec import Spec
+
+BEAT_LIMIT_S = 20.0  # the loop looks at least every 5 s; four misses in a row are not a busy moment
+GIB = 2**30
+
+
+class ApplianceControl:
+    """reading: cheap, from what the loop last saw. Changing: an override, and the wait for its effect."""
+
+    def __init__(self, router: Router, feed: Feed, memory: Remembered, source: str) -> None:
+        self.router = router
+        self._feed, self._memory, self._source = feed, memory, source
+        self._loop: Loop
+        self._started = time.time()
+        self._changed = asyncio.Event()
+        self.tokens_per_s = 0.0
+
+    def attach(self, loop: Loop) -> None:
+        """Called once, before anything is served: loop and server know each other."""
+        self._loop = loop
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def spec(self) -> Spec:
+        return self._loop.spec
+
+    def status(self) -> dict[str, Any]:
+        return documents.document(
+            self._loop, self._source, self._started, self.traffic(), self._memory.history(), self._memory.recent()
+        )
+
+    def traffic(self) -> documents.Traffic:
+        counters = self.router.counters
+        ttft = list(counters.ttft_ms)
+        return documents.Traffic(
+            in_flight=self.router.in_flight,
+            queued=self.router.queued,
+            tokens_per_s=round(self.tokens_per_s, 1),
+            ttft_p50_ms=_rounded(documents.percentile(ttft, 0.50)),
+            ttft_p95_ms=_rounded(documents.percentile(ttft, 0.95)),
+        )
+
+    def memory(self) -> dict[str, Any]:
+        return documents.memory(self._loop, self._loop.seen)
+
+    def plan(self) -> list[dict[str, Any]]:
+        return documents.plan_lines(self._loop)
+
+    def config(self) -> dict[str, Any]:
+        """The effective spec, defaults filled in; what came from the environment as the file words it."""
+        spec = self._loop.spec
+        shown = spec.model_dump(mode="json")
+        for path, text in spec.unexpanded.items():
+            _put(shown, path.split("."), text)
+        accepted = self._loop.gate.accepted
+        return {
+            "generation": self._loop.gate.generation,
+            "digest": accepted.digest if accepted is not None else None,
+            "spec": shown,
+        }
+
+    def alive(self) -> tuple[bool, str]:
+        silent = self._loop.now() - self._loop.last_beat
+        if silent > BEAT_LIMIT_S:
+            return False, f"the control loop has not looked for {silent:.0f} s"
+        return True, ""
+
+    def ready(self) -> tuple[bool, str | None, str]:
+        found = self._loop.conditions.get("Ready")
+        if found is None:
+            return False, "Starting", "LMX has just started"
+        if found.status != "True":
+            return False, found.reason, found.message
+        return True, documents.serving(self._loop.seen) if self._loop.seen is not None else None, ""
+
+    def models(self) -> list[dict[str, Any]]:
+        known = documents.models(self._loop)
+        return [
+            {
+                "id": name,
+                "aliases": list(model.aliases),
+                "source": model.source,
+                "role": model.role,
+                "active": name == self._loop.spec.active,
+                "state": known[name]["state"] if name in known else "absent",
+                "context": known[name]["context"] if name in known else None,
+            }
+            for name, model in self._loop.spec.models.items()
+        ]
+
+    async def admin_models(self) -> list[dict[str, Any]]:
+        known = documents.models(self._loop)
+        declared = [
+            {
+                "id": name,
+                "declared": True,
+                "source": model.source,
+                "revision": model.revision,
+                "loaded": known.get(name, {}).get("state") in ("ready", "draining"),
+                "state": known.get(name, {}).get("state", "absent"),
+                "vram_gb": _gb((known.get(name, {}).get("memory") or {}).get("measured_bytes")),
+            }
+            for name, model in self._loop.spec.models.items()
+        ]
+        named = {(m.source, m.revision) for m in self._loop.spec.models.values()}
+        named_any = {m.source for m in self._loop.spec.models.values() if m.revision is None}
+        others = [
+            {
+                "id": found.repo,
+                "declared": False,
+                "source": found.repo,
+                "revision": found.commit,
+                "loaded": False,
+                "state": "on_disk",
+                "vram_gb": 0.0,
+                "size_bytes": found.size_bytes,
+            }
+            for found in await asyncio.to_thread(inventory)
+            if found.repo not in named_any and (found.repo, found.commit) not in named
+        ]
+        return [*declared, *others]
+
+    def events(self, after: int | None) -> AsyncIterator[dict[str, Any]]:
+        return self._feed.follow(after)
+
+    # --- changing ----------------------------------------------------------------------------------
+
+    async def load(self, name: str) -> dict[str, Any]:
+        key = self._allowed(name)
+        began = time.monotonic()
+        if not self._is_loaded(key):
+            if self._loop.desired.override(key) == "unload":
+                self._loop.clear_overrides(key)
+            if not self._wanted_by_spec(key):
+                self._loop.override(key, "load")
+            await self._until_ready(key)
+        return {
+            "success": True,
+            "model": key,
+            "load_time_ms": round((time.monotonic() - began) * 1000),
+            "vram_gb": _gb(self._bytes(key)),
+        }
+
+    async def unload(self, name: str | None) -> dict[str, Any]:
+        spec = self._loop.spec
+        if name is None:
+            seen = self._loop.seen
+            name = (documents.serving(seen) if seen is not None else None) or spec.active
+            if name is None:
+                raise ApiError("no-model-loaded", "no model is loaded, so there is nothing to unload")
+        key = self._allowed(name)
+        freed = self._bytes(key)
+        if self._loop.desired.override(key) == "load" and not self._wanted_by_spec(key):
+            self._loop.clear_overrides(key)
+        elif self._loop.desired.override(key) != "unload":
+            self._loop.override(key, "unload")
+        await self._until(lambda: not self._engines(key), spec.swap.drain_timeout + 30.0, key)
+        return {"success": True, "model": key, "freed_vram_gb": _gb(freed)}
+
+    async def clear_override(self, name: str | None) -> dict[str, Any]:
+        if self._loop.spec.server.overrides == "deny":
+            raise ApiError("managed_by_file", "server.overrides is deny: this machine changes by its file only")
+        return {"success": True, "cleared": self._loop.clear_overrides(name)}
+
+    async def reconcile(self) -> dict[str, Any]:
+        self._loop.retry_everything()
+        return {"success": True, "generation": self._loop.gate.generation}
+
+    def noticed(self) -> None:
+        """The loop has finished a pass: whoever waits for an effect looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    def _allowed(self, name: str) -> str:
+        """The key of a model that the spec names; only those can be reached."""
+        spec = self._loop.spec
+        if spec.server.overrides == "deny":
+            raise ApiError("managed_by_file", "server.overrides is deny: edit the file that manages this machine")
+        for key, model in spec.models.items():
+            if name in (key, model.source, *model.aliases):
+                return key
+        names = ", ".join(spec.models) or "none"
+        raise ApiError(
+            "model_not_found",
+            f"the spec names no model {name[:100]!r}; it names: {names}. Add it to lmx.yaml to load it",
+            param="model",
+        )
+
+    def _wanted_by_spec(self, key: str) -> bool:
+        spec = self._loop.spec
+        return key == spec.active or spec.models[key].residency == "loaded"
+
+    def _engines(self, key: str) -> list[int]:
+        seen = self._loop.seen
+        return [e.memory_bytes for e in seen.engines if e.model == key] if seen is not None else []
+
+    def _bytes(self, key: str) -> int:
+        return max(self._engines(key), default=0)
+
+    def _is_loaded(self, key: str) -> bool:
+        seen = self._loop.seen
+        form = self._loop.spec.models[key]
+        return seen is not None and any(
+            e.model == key and e.digest == form.digest and e.state is EngineState.READY for e in seen.engines
+        )
+
+    async def _until_ready(self, key: str) -> None:
+        began = self._loop.now()
+
+        def done() -> bool:
+            spec = self._loop.spec
+            if key not in spec.models:
+                raise ApiError("model_not_found", f"{key} was removed from the spec while it was loading")
+            if self._is_loaded(key):
+                return True
+            plan = self._loop.plan
+            choice = plan.decision.get(key) if plan is not None else None
+            if choice is not None and choice.blocked is not None:
+                record = self._loop.ledger.get(spec.models[key].own_digest)
+                failed_now = record.last_at >= began or choice.blocked.permanent
+                if failed_now:
+                    if self._loop.desired.override(key) == "load":
+                        self._loop.clear_overrides(key)
+                    raise ApiError(choice.blocked.code, choice.blocked.message, param="model")
+            return False
+
+        await self._until(done, self._loop.spec.swap.load_timeout, key)
+
+    async def _until(self, done: Any, timeout: float, key: str) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                passes = self._loop.passes
+                while self._loop.passes == passes or not done():
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ApiError(
+                "model_swapping", f"{key} is still on its way after {timeout:g} s", retry_after=5.0
+            ) from None
+
+
+def _gb(count: int | None) -> float:
+    return round((count or 0) / GIB, 3)
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 1) if value is not None else None
+
+
+def _put(tree: Any, path: list[str], value: str) -> None:
+    """Replace one leaf by what the file says there."""
+    for key in path[:-1]:
+        tree = tree[int(key) if isinstance(tree, list) else key]
+    last = path[-1]
+    tree[int(last) if isinstance(tree, list) else last] = value

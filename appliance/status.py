@@ -1,0 +1,243 @@
+"""The status document (DESIGN: status contract), assembled from what the loop last saw."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import appliance
+from reconciler import forecast
+from reconciler.decide import Choice
+from reconciler.loop import Loop
+from reconciler.observed import EngineObs, EngineState, ModelFiles, Observed
+from reconciler.spec import Model
+
+# Shown of two engines of one model: the one that is furthest along.
+_ORDER = [
+    EngineState.READY,
+    EngineState.PROBING,
+    EngineState.LOADING,
+    EngineState.STARTING,
+    EngineState.DRAINING,
+    EngineState.STOPPING,
+    EngineState.EXITED,
+]
+_STATE = {
+    EngineState.STARTING: "loading",
+    EngineState.LOADING: "loading",
+    EngineState.PROBING: "probing",
+    EngineState.READY: "ready",
+    EngineState.DRAINING: "draining",
+    EngineState.STOPPING: "draining",
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """in_flight, queued: requests. tokens_per_s: over the last second. ttft: over recent requests, ms."""
+
+    in_flight: int = 0
+    queued: int = 0
+    tokens_per_s: float = 0.0
+    ttft_p50_ms: float | None = None
+    ttft_p95_ms: float | None = None
+
+
+def document(
+    loop: Loop,
+    source: str,
+    started: float,
+    traffic: Traffic,
+    history: list[dict[str, Any]],
+    events: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """started: wall clock, seconds. Valid before the first pass too: then nothing is known yet."""
+    gate, seen, plan = loop.gate, loop.seen, loop.plan
+    accepted, attempt = gate.accepted, gate.attempt
+    return {
+        "name": loop.spec.name or platform.node(),
+        "version": appliance.__version__,
+        "uptime_s": round(time.time() - started, 1),
+        "summary": loop.summary,
+        "generation": gate.generation,
+        "observed_generation": loop.observed_generation,
+        "digest": accepted.digest if accepted is not None else None,
+        "source": {
+            "kind": "file",
+            "path": source,
+            "revision": None,
+            "verified": None,
+            "last_checked": gate.last_checked,
+        },
+        "last_applied": _applied(loop),
+        "last_attempted": {
+            "content_digest": attempt.content_digest,
+            "outcome": _outcome(loop, attempt.outcome),
+            "message": attempt.message,
+            "at": attempt.at,
+        }
+        if attempt is not None
+        else None,
+        "conditions": [c.as_dict() for c in loop.conditions.values()],
+        "active": {"desired": loop.spec.active, "actual": serving(seen) if seen is not None else None},
+        "models": models(loop),
+        "memory": memory(loop, seen),
+        "thermal": {"level": None},
+        "traffic": vars(traffic),
+        "plan": plan_lines(loop),
+        "history": history,
+        "events": events,
+    }
+
+
+def _outcome(loop: Loop, outcome: str) -> str:
+    """applied only once the loop has reached it, so that `lmx wait --digest` cannot come back too soon."""
+    if outcome != "applied":
+        return outcome
+    synced = loop.conditions.get("Synced")
+    return "applied" if synced is not None and synced.status == "True" else "pending"
+
+
+def _applied(loop: Loop) -> dict[str, Any] | None:
+    good = loop.good
+    if good is None:
+        return None
+    return {"generation": good.generation, "digest": good.digest, "at": loop.good_at}
+
+
+def plan_lines(loop: Loop) -> list[dict[str, Any]]:
+    """The steps that remain, and those that run beside the loop."""
+    if loop.plan is None:
+        return []
+    lines = [
+        {
+            "action": a.kind,
+            "model": a.subject,
+            "reason": a.reason,
+            "field": a.field,
+            "mark": a.mark,
+            "state": "next" if i == 0 else "planned",
+        }
+        for i, a in enumerate(loop.plan.actions)
+    ]
+    for engine in loop.seen.engines if loop.seen is not None else ():
+        if engine.state in (EngineState.STARTING, EngineState.LOADING, EngineState.PROBING):
+            lines.append(_running("load", engine))
+        elif engine.state is EngineState.DRAINING:
+            lines.append(_running("drain", engine))
+    return lines
+
+
+def _running(action: str, engine: EngineObs) -> dict[str, Any]:
+    return {
+        "action": action,
+        "model": engine.model,
+        "reason": f"{engine.id} is {engine.state.value}",
+        "field": f"models.{engine.model}",
+        "mark": "",
+        "state": "running",
+    }
+
+
+def serving(seen: Observed) -> str | None:
+    """The model that answers unnamed requests now."""
+    route = seen.table.routes.get(seen.table.active) if seen.table.active is not None else None
+    return route.model if route is not None and route.status == "ready" else None
+
+
+def models(loop: Loop) -> dict[str, dict[str, Any]]:
+    seen, plan = loop.seen, loop.plan
+    if seen is None or plan is None:
+        return {}
+    out = {}
+    for name, form in loop.spec.models.items():
+        choice = plan.decision.get(name)
+        engine = min(
+            (e for e in seen.engines if e.model == name), key=lambda e: _ORDER.index(e.state), default=None
+        )
+        out[name] = _model(loop, name, form, choice, engine, seen.files.get(form.digest))
+    return out
+
+
+def _model(
+    loop: Loop, name: str, form: Model, choice: Choice | None, engine: EngineObs | None, files: ModelFiles | None
+) -> dict[str, Any]:
+    state, reason = model_state(loop, name, form, choice, engine, files)
+    limits = engine.limits if engine is not None else None
+    info = engine.info if engine is not None else None
+    alone = info is not None and not info.batchable
+    progress = engine.progress if engine is not None else files.progress if files is not None else (0, 0)
+    return {
+        "state": state,
+        "reason": reason,
+        "since": engine.since - loop.now() + time.time() if engine is not None else None,
+        "progress": {"done": progress[0], "total": progress[1]} if progress[1] else None,
+        "context": {
+            "declared": form.context,
+            "effective": limits.context if limits is not None else None,
+            "why": choice.context_why if choice is not None else "",
+        },
+        "concurrency": {
+            "declared": form.concurrency,
+            "effective": 1 if alone else limits.concurrency if limits is not None else None,
+            "why": info.batch_why or "" if info is not None else "",
+        },
+        "memory": {
+            "forecast_bytes": choice.size.at(choice.context)
+            if choice is not None and choice.size is not None and choice.context
+            else None,
+            "measured_bytes": engine.memory_bytes if engine is not None else None,
+        },
+        "pid": engine.pid if engine is not None else None,
+    }
+
+
+def model_state(
+    loop: Loop, name: str, form: Model, choice: Choice | None, engine: EngineObs | None, files: ModelFiles | None
+) -> tuple[str, str]:
+    """The contract's word for one model, and why."""
+    if engine is not None and engine.state in _STATE:
+        blocked = choice.blocked.message if choice is not None and choice.blocked is not None else ""
+        return _STATE[engine.state], blocked
+    record = loop.ledger.get(form.own_digest)
+    if record.quarantined:
+        return "quarantined", record.last.message if record.last is not None else ""
+    if choice is not None and choice.blocked is not None:
+        return "failed", choice.blocked.message
+    if files is None:
+        return "absent", "not looked at yet"
+    if files.state == "broken":
+        return "failed", files.message or ""
+    if files.state in ("absent", "downloading"):
+        return files.state, files.message or ""
+    if choice is not None and choice.form is not None:
+        return "loading", "waits for its turn"
+    if loop.desired.override(name) == "unload":
+        return "on_disk", "unloaded by an admin call"
+    return ("paged_out" if form.residency == "on_demand" else "on_disk"), f"residency: {form.residency}"
+
+
+def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
+    if seen is None:
+        unknown = ("budget_bytes", "used_bytes", "other_bytes", "source", "level", "step")
+        return dict.fromkeys(unknown)
+    reading = seen.memory
+    return {
+        "budget_bytes": forecast.budget(loop.spec.memory.budget, reading),
+        "used_bytes": reading.used_bytes,
+        "other_bytes": max(0, reading.total_bytes - reading.available_bytes - reading.used_bytes),
+        "source": reading.source,
+        "level": None,
+        "step": None,
+    }
+
+
+def percentile(values: list[float], part: float) -> float | None:
+    """Nearest rank; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
