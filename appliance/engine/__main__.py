@@ -17,7 +17,7 @@ import time
 from typing import NoReturn
 
 from appliance import wire
-from appliance.engine import beat, process
+from appliance.engine import beat, process, weights
 from appliance.engine.intake import Intake, Reader, Stop
 from appliance.engine.link import Closed, Link
 
@@ -61,10 +61,6 @@ def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> No
 
 def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas: str | None) -> int:
     """Load, report, then decode until told to stop; the exit status."""
-    from appliance.engine import load, warm  # MLX comes in here
-    from appliance.engine.schedule import Scheduler
-    from appliance.engine.weights import BadModel
-
     started = time.monotonic()
     gauge.enter("load")
 
@@ -73,10 +69,14 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         link.send(wire.Progress(done, total))
 
     try:
-        model = load.load(order, progress)
+        config = weights.check(order)
+        from appliance.engine import load, warm  # MLX comes in here
+        from appliance.engine.schedule import Scheduler
+
+        model = load.load(order, config, progress)
         gauge.enter("compile")
         model = warm.up(model, gauge)
-    except BadModel as error:
+    except weights.BadModel as error:
         log.error("cannot load %s: %s: %s", order.model, error.code, error.message)
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED

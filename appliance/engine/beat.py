@@ -64,7 +64,8 @@ def memory() -> tuple[int, int, int]:
     mx: Any = sys.modules.get("mlx.core")
     if mx is None or not hasattr(mx, "get_peak_memory"):  # absent, or half way through its import
         return 0, 0, 0
-    return mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory()
+    active = mx.get_active_memory()
+    return active, mx.get_cache_memory(), max(active, mx.get_peak_memory())
 
 
 def start(link: Link, gauge: Gauge) -> None:

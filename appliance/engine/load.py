@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from appliance.engine.weights import BadModel, check_file, check_folder
+from appliance.engine.weights import BadModel
 from appliance.wire import Load
 
 PIECE = 64 * 2**20  # bytes of weights made real at a time: the grain of progress
@@ -66,11 +66,12 @@ def quiet_wiring() -> None:
     module.maybe_set_recommended_wired_limit = lambda: None
 
 
-def load(order: Load, progress: Callable[[int, int], None]) -> Model:
-    """Read everything `order` names. `progress(done, total)` counts bytes of weights. Raises BadModel."""
+def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], None]) -> Model:
+    """Read everything `order` names, after `weights.check`, whose result `config` is.
+
+    `progress(done, total)` counts bytes of weights. Raises BadModel.
+    """
     folder = Path(order.path)
-    config = check_folder(folder)
-    check_code(config, order.trust_remote_code)
     quiet_wiring()
     mx.set_cache_limit(CACHE_LIMIT)
     try:
@@ -93,16 +94,6 @@ def load(order: Load, progress: Callable[[int, int], None]) -> Model:
         weights_bytes=weights_bytes,
         batch_why=why_not_batchable(net),
     )
-
-
-def check_code(config: dict[str, Any], trusted: bool) -> None:
-    """Refuse a folder that needs its own code run, unless the spec allows it."""
-    if config.get("model_file") is not None and not trusted:
-        raise BadModel(
-            "unsupported_model",
-            f"this model brings its own code ({config['model_file']}); "
-            "set `trust_remote_code: true` for it if you trust that code",
-        )
 
 
 def explain(error: Exception, config: dict[str, Any]) -> BadModel:
@@ -145,14 +136,8 @@ def out_of_memory(error: BaseException) -> BadModel:
 
 def adapt(net: Any, adapter: Path) -> Any:
     """Put a LoRA adapter in mlx-lm's format over the model."""
-    for name in ("adapter_config.json", "adapters.safetensors"):
-        if not (adapter / name).is_file():
-            raise BadModel("bad_adapter", f"the adapter folder {adapter} has no {name}")
     try:
-        check_file(adapter / "adapters.safetensors")
         adapted = load_adapters(net, str(adapter))
-    except BadModel as error:
-        raise BadModel("bad_adapter", error.message) from error
     except Exception as error:  # any failure here is the adapter's
         raise BadModel(
             "bad_adapter", f"the adapter {adapter} does not fit: {type(error).__name__}: {error}"
@@ -186,9 +171,10 @@ def make_real(net: Any, progress: Callable[[int, int], None]) -> int:
 
 def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
     try:
-        return load_tokenizer(
+        tokenizer = load_tokenizer(
             folder, {"trust_remote_code": trusted}, eos_token_ids=config.get("eos_token_id")
         )
+        works = bool(tokenizer.decode(tokenizer.encode("hello", add_special_tokens=False)))
     except Exception as error:  # transformers raises many kinds for one fault
         if "trust_remote_code" in str(error):
             raise BadModel(
@@ -199,6 +185,9 @@ def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
         raise BadModel(
             "bad_tokenizer", f"no usable tokenizer in {folder}: {type(error).__name__}: {error}"
         ) from error
+    if not works:  # transformers makes an empty one where the files are missing
+        raise BadModel("bad_tokenizer", f"no usable tokenizer in {folder}: its vocabulary is empty")
+    return tokenizer
 
 
 def context_of(config: dict[str, Any]) -> int:

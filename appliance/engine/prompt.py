@@ -51,7 +51,7 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
     if not prompt:
         raise Refusal("invalid_request", "the prompt is empty", param=prompt_field(submit))
     asked = None if limits.force and limits.sampling.max_tokens is not None else submit.sampling.max_tokens
-    max_tokens = room(len(prompt), asked, fields.max_tokens, limits)
+    max_tokens = room(len(prompt), asked, fields.max_tokens, limits, prompt_field(submit))
     for token in submit.logit_bias or {}:
         if not 0 <= token < vocabulary:
             raise Refusal(
@@ -198,11 +198,11 @@ def details(tokens: int, limits: Configure) -> dict[str, Any]:
     return {"prompt_tokens": tokens, "declared": limits.context_declared, "effective": limits.context}
 
 
-def room(prompt: int, asked: int | None, default: int | None, limits: Configure) -> int:
+def room(prompt: int, asked: int | None, default: int | None, limits: Configure, param: str) -> int:
     """How many tokens the request may generate. `asked`: what the request said. Raises Refusal."""
     left = limits.context - prompt
     if left < 1:
-        raise too_long(prompt, limits, "messages")
+        raise too_long(prompt, limits, param)
     if asked is None:
         return left if default is None else min(default, left)
     if asked > left:

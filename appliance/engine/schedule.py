@@ -164,6 +164,7 @@ class Scheduler:
         self._gauge.prompt_tokens += tokens
         self._gauge.advance()
         if prefill.left == 0:
+            self._gauge.prompt_tokens += len(prefill.rows)  # the last of each goes through with the rest
             self._prefills.remove(prefill)
             self._decoding.join(prefill)
 

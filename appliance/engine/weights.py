@@ -13,6 +13,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from appliance.wire import Load
+
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -44,8 +46,36 @@ def read_json(path: Path, code: str) -> dict[str, Any]:
     return value
 
 
+def check(order: Load) -> dict[str, Any]:
+    """The folder's config.json, once all that the load needs is known to be there. Raises BadModel.
+
+    Needs no MLX, whose import takes a second, so that a wrong folder is known at once.
+    """
+    config = check_folder(Path(order.path))
+    if config.get("model_file") is not None and not order.trust_remote_code:
+        raise BadModel(
+            "unsupported_model",
+            f"this model brings its own code ({config['model_file']}); "
+            "set `trust_remote_code: true` for it if you trust that code",
+        )
+    if order.adapter is not None:
+        check_adapter(Path(order.adapter))
+    return config
+
+
+def check_adapter(adapter: Path) -> None:
+    """A LoRA adapter in mlx-lm's format has these two files."""
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (adapter / name).is_file():
+            raise BadModel("bad_adapter", f"the adapter folder {adapter} has no {name}")
+    read_json(adapter / "adapter_config.json", "bad_adapter")
+    try:
+        check_file(adapter / "adapters.safetensors")
+    except BadModel as error:
+        raise BadModel("bad_adapter", error.message, permanent=error.permanent) from error
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, once everything the load needs is known to be there. Raises BadModel."""
     if not folder.is_dir():
         raise BadModel("missing_weights", f"there is no model folder at {folder}")
     if not (folder / "config.json").is_file():

@@ -74,23 +74,27 @@ QWEN3_NEXT: dict[str, Any] = {
     "partial_rotary_factor": 0.5,
 }
 LLAMA4: dict[str, Any] = {
-    "model_type": "llama4_text",
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "intermediate_size": 128,
-    "intermediate_size_mlp": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "rope_scaling": None,
-    "use_qk_norm": True,
-    "no_rope_layers": [1, 1, 1, 0],
-    "attention_chunk_size": 64,
-    "attention_bias": False,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
+    "model_type": "llama4",
+    "text_config": {
+        "model_type": "llama4_text",
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "intermediate_size": 64,
+        "intermediate_size_mlp": 128,
+        "interleave_moe_layer_step": 2,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "use_qk_norm": True,
+        "attention_chunk_size": 64,
+        "attention_bias": False,
+        "max_position_embeddings": 2048,
+    },
 }
 
 
@@ -119,6 +123,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     size = tokenizer(folder)
     config = {**config, "vocab_size": size, **more}
+    if "text_config" in config:
+        config["text_config"] = {**config["text_config"], "vocab_size": size}
     config.setdefault("eos_token_id", 1)
     (folder / "config.json").write_text(json.dumps(config))
     arch: Any = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
