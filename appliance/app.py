@@ -93,10 +93,10 @@ async def _serve(file: _SpecFile) -> int:
             held.callback(history.close)
             await _Appliance(file, state, history).serve()
     except Locked as error:
-        print(f"lmx: {error}", file=sys.stderr)
+        sys.stderr.write(f"lmx: {error}\n")
         return 1
     except (sqlite3.Error, OSError) as error:
-        print(f"lmx: the state folder {state} cannot be used: {error}", file=sys.stderr)
+        sys.stderr.write(f"lmx: the state folder {state} cannot be used: {error}\n")
         return 1
     return 0
 

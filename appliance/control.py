@@ -13,6 +13,7 @@ from appliance.feed import Feed
 from appliance.hub.inventory import inventory
 from appliance.remembered import Remembered
 from appliance.supervisor.router import Router
+from reconciler.fields import plain
 from reconciler.loop import Loop
 from reconciler.observed import EngineState
 from reconciler.spec import Spec
@@ -43,7 +44,12 @@ class ApplianceControl:
 
     def status(self) -> dict[str, Any]:
         return documents.document(
-            self._loop, self._source, self._started, self.traffic(), self._memory.history(), self._memory.recent()
+            self._loop,
+            self._source,
+            self._started,
+            self.traffic(),
+            self._memory.history(),
+            self._memory.recent(),
         )
 
     def traffic(self) -> documents.Traffic:
@@ -66,14 +72,11 @@ class ApplianceControl:
     def config(self) -> dict[str, Any]:
         """The effective spec, defaults filled in; what came from the environment as the file words it."""
         spec = self._loop.spec
-        shown = spec.model_dump(mode="json")
-        for path, text in spec.unexpanded.items():
-            _put(shown, path.split("."), text)
         accepted = self._loop.gate.accepted
         return {
             "generation": self._loop.gate.generation,
             "digest": accepted.digest if accepted is not None else None,
-            "spec": shown,
+            "spec": plain(spec, spec.unexpanded),
         }
 
     def alive(self) -> tuple[bool, str]:
@@ -176,7 +179,9 @@ class ApplianceControl:
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
         if self._loop.spec.server.overrides == "deny":
-            raise ApiError("managed_by_file", "server.overrides is deny: this machine changes by its file only")
+            raise ApiError(
+                "managed_by_file", "server.overrides is deny: this machine changes by its file only"
+            )
         return {"success": True, "cleared": self._loop.clear_overrides(name)}
 
     async def reconcile(self) -> dict[str, Any]:
@@ -194,7 +199,9 @@ class ApplianceControl:
         """The key of a model that the spec names; only those can be reached."""
         spec = self._loop.spec
         if spec.server.overrides == "deny":
-            raise ApiError("managed_by_file", "server.overrides is deny: edit the file that manages this machine")
+            raise ApiError(
+                "managed_by_file", "server.overrides is deny: edit the file that manages this machine"
+            )
         for key, model in spec.models.items():
             if name in (key, model.source, *model.aliases):
                 return key
@@ -263,11 +270,3 @@ def _gb(count: int | None) -> float:
 
 def _rounded(value: float | None) -> float | None:
     return round(value, 1) if value is not None else None
-
-
-def _put(tree: Any, path: list[str], value: str) -> None:
-    """Replace one leaf by what the file says there."""
-    for key in path[:-1]:
-        tree = tree[int(key) if isinstance(tree, list) else key]
-    last = path[-1]
-    tree[int(last) if isinstance(tree, list) else last] = value

@@ -17,9 +17,9 @@ from types import MappingProxyType
 import psutil
 
 from appliance import wire
+from appliance.fetching import Fetching
 from appliance.host import memory
 from appliance.hub import files
-from appliance.fetching import Fetching
 from appliance.server.listeners import Listeners
 from appliance.supervisor.order import Probe
 from appliance.supervisor.pool import Engines

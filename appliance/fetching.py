@@ -1,4 +1,4 @@
-"""Downloads of declared models, by the digest of the form that needs them. (Thin until the hub part lands.)"""
+"""Downloads of declared models, by the digest of the form that needs them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def document(
     events: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """started: wall clock, seconds. Valid before the first pass too: then nothing is known yet."""
-    gate, seen, plan = loop.gate, loop.seen, loop.plan
+    gate, seen = loop.gate, loop.seen
     accepted, attempt = gate.accepted, gate.attempt
     return {
         "name": loop.spec.name or platform.node(),
@@ -162,7 +162,12 @@ def models(loop: Loop) -> dict[str, dict[str, Any]]:
 
 
 def _model(
-    loop: Loop, name: str, form: Model, choice: Choice | None, engine: EngineObs | None, files: ModelFiles | None
+    loop: Loop,
+    name: str,
+    form: Model,
+    choice: Choice | None,
+    engine: EngineObs | None,
+    files: ModelFiles | None,
 ) -> dict[str, Any]:
     state, reason = model_state(loop, name, form, choice, engine, files)
     limits = engine.limits if engine is not None else None
@@ -195,7 +200,12 @@ def _model(
 
 
 def model_state(
-    loop: Loop, name: str, form: Model, choice: Choice | None, engine: EngineObs | None, files: ModelFiles | None
+    loop: Loop,
+    name: str,
+    form: Model,
+    choice: Choice | None,
+    engine: EngineObs | None,
+    files: ModelFiles | None,
 ) -> tuple[str, str]:
     """The contract's word for one model, and why."""
     if engine is not None and engine.state in _STATE:
@@ -240,4 +250,3 @@ def percentile(values: list[float], part: float) -> float | None:
         return None
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-

@@ -23,6 +23,7 @@ MARKS = {
     "-": ("removed", "red"),
     "!": ("other address", "yellow"),
     "!!": ("needs a restart of LMX", "bold red"),
+    "x": ("refused, the old state stays", "bold red"),
 }
 
 
@@ -44,11 +45,12 @@ def plan(
     try:
         with Appliance(address) as appliance:
             status: dict[str, Any] | None = appliance.get("/status")
+            config: dict[str, Any] | None = appliance.get("/admin/config")
     except NotRunning:
-        status = None
+        status = config = None
     from appliance.planning import preview
 
-    steps = preview(file, status)
+    steps = preview(file, status, config)
     if output is Format.JSON:
         show_json({"running": status is not None, "url": address, "changes": steps})
     elif steps:

@@ -1,0 +1,120 @@
+"""`lmx plan`: what a file would do, against the running appliance or an empty machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from appliance.host import memory
+from appliance.hub import files
+from reconciler.backoff import Ledger
+from reconciler.changes import changes
+from reconciler.decide import Desired, forms
+from reconciler.loader import SpecError, load_text
+from reconciler.observed import EngineObs, EngineState, ListenerObs, Observed, Route, RoutingTable
+from reconciler.plan import limits_for, plan
+from reconciler.preview import preview as run_forward
+from reconciler.spec import Spec
+
+
+def preview(
+    file: Path, status: Mapping[str, Any] | None, config: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Steps as records: mark, action, model, field, outage, reason. Raises SpecError.
+
+    status, config: `/status` and `/admin/config` of the running appliance; None: nothing runs.
+    """
+    new = load_text(file.read_bytes(), path=file, env=os.environ).spec
+    old = _running(config, file) if config is not None else None
+    if status is None or old is None:
+        seen = _observed(Desired(new), file.parent)
+        return [asdict(step) for step in run_forward(Desired(new), seen)]
+    before = _steady(Desired(old, old), status, file.parent)
+    desired = Desired(new, old)
+    seen = _observed(desired, file.parent, before)
+    steps = [asdict(step) for step in run_forward(desired, seen)]
+    if not steps and old != new:
+        # Nothing to load, route or bind: what changed is read when it is needed.
+        steps = [
+            {"mark": mark, "action": "set", "model": "", "field": path, "outage": "none", "reason": reason}
+            for path, mark, reason in _plain_changes(old, new)
+        ]
+    return steps
+
+
+def _running(config: Mapping[str, Any], file: Path) -> Spec | None:
+    text = yaml.safe_dump(dict(config["spec"]), allow_unicode=True)
+    try:
+        return load_text(text, path=file, env=os.environ).spec
+    except SpecError:
+        return None
+
+
+def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed:
+    """What runs, as the status tells it: engines by model, each in the form its digest names."""
+    engines = []
+    for name, model in status["models"].items():
+        form = desired.spec.models.get(name)
+        if form is None or model["state"] != "ready":
+            continue
+        engines.append(
+            EngineObs(
+                id=f"{name}-now",
+                model=name,
+                digest=form.digest,
+                own_digest=form.own_digest,
+                state=EngineState.READY,
+                since=0.0,
+                memory_bytes=model["memory"]["measured_bytes"] or 0,
+            )
+        )
+    server = desired.spec.server
+    actual = status["active"]["actual"]
+    routes = {e.model: Route(e.model, "ready", e.id) for e in engines}
+    seen = _observed(desired, base)
+    seen = Observed(
+        now=0.0,
+        engines=tuple(engines),
+        files=seen.files,
+        listeners=(ListenerObs(server.host, server.port, "open"),),
+        table=RoutingTable(active=actual, routes=MappingProxyType(routes)),
+        memory=seen.memory,
+    )
+    return _with_limits(desired, seen)
+
+
+def _with_limits(desired: Desired, seen: Observed) -> Observed:
+    """Give each engine the limits the old spec asks for, and the router the orders it implies."""
+    found = plan(desired, seen, Ledger())
+    limits = {
+        c.engine.id: limits_for(c) for c in found.decision.choices if c.engine is not None and c.context
+    }
+    engines = tuple(replace(e, limits=limits.get(e.id)) for e in seen.engines)
+    return replace(seen, engines=engines, table=found.table)
+
+
+def _observed(desired: Desired, base: Path, before: Observed | None = None) -> Observed:
+    found = {
+        digest: files.find(m.source, m.revision, m.adapter, base) for digest, m in forms(desired).items()
+    }
+    if before is None:
+        return Observed(now=0.0, files=MappingProxyType(found), memory=memory.read())
+    return Observed(
+        now=0.0,
+        engines=before.engines,
+        files=MappingProxyType(found),
+        listeners=before.listeners,
+        table=before.table,
+        memory=before.memory,
+    )
+
+
+def _plain_changes(old: Spec, new: Spec) -> list[tuple[str, str, str]]:
+    marks = {"hot": "~", "reload": "+/-", "rebind": "!", "restart": "!!"}
+    return [(c.path, marks[c.change], f"{c.old} -> {c.new}") for c in changes(old, new)]
