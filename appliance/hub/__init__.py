@@ -9,11 +9,15 @@ programs find, and the other way round.
 from __future__ import annotations
 
 from appliance.hub.cache import Wanted, cache_folder
+from appliance.hub.downloads import Download, DownloadError, Downloads
 from appliance.hub.files import find, locate, wanted
 from appliance.hub.inventory import CachedModel, inventory
 
 __all__ = [
     "CachedModel",
+    "Download",
+    "DownloadError",
+    "Downloads",
     "Wanted",
     "cache_folder",
     "find",
