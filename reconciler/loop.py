@@ -53,6 +53,7 @@ class Memory:
 
     accepted: Accepted | None = None  # in force, if the file cannot be used
     good: Accepted | None = None  # the newest that reached Ready
+    good_at: float | None = None  # when it did, wall clock
     generation: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     overrides: tuple[OverrideObs, ...] = ()
@@ -72,14 +73,17 @@ class Loop:
         fallback: Spec,
         memory: Memory | None = None,
         on_event: Callable[[Event], None] = lambda _: None,
+        on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         memory = memory or Memory()
         self._effects, self._store, self._wall, self._on_event = effects, store, wall, on_event
+        self._on_pass = on_pass
         self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
         self.gate = Gate(read, parse, wall, self.emit, accepted=memory.accepted, generation=memory.generation)
         self.good = memory.good
+        self.good_at = memory.good_at
         self.ledger = memory.ledger
         self.overrides = memory.overrides
         self.seen: Observed | None = None
@@ -92,6 +96,10 @@ class Loop:
         self._suspended_spec: Spec | None = None
 
     # --- from outside --------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds on the clock that observations use."""
+        return self._effects.now()
 
     def poke(self) -> None:
         """Something may have changed. Cheap, and may be called as often as one likes."""
@@ -297,6 +305,7 @@ class Loop:
         if self.conditions["Synced"].status == "True" or not found.actions:
             self.observed_generation = self.gate.generation
         self._maybe_good(wall)
+        self._on_pass()
 
     def _maybe_good(self, wall: float) -> None:
         accepted = self.gate.accepted
@@ -305,6 +314,7 @@ class Loop:
         if self.conditions["Ready"].status == "True" and self.conditions["Synced"].status == "True":
             new = self.good is None or self.good.generation != accepted.generation
             self.good = accepted
+            self.good_at = wall
             self._store.applied(accepted.generation, wall)
             if new:
                 self.emit(
