@@ -14,19 +14,6 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from reconciler.scalars import Expanded, closest, describe, finite, resolve
-from reconciler.units import (
-    DURATION_PATTERN,
-    SHARE_PATTERN,
-    SIZE_PATTERN,
-    Share,
-    format_duration,
-    format_share,
-    format_size,
-    parse_duration,
-    parse_share,
-    parse_size,
-    respelt,
-)
 
 FROM_FILE = {"from_file": True}  # validation context: refuse values that are already parsed
 
@@ -36,6 +23,7 @@ class Wrong(ValueError):
 
     suggestion: the word that was probably meant.
     close: the form was right, the value was not; where several forms are allowed, this one was meant.
+    units: for a bare number, what it may have meant, like `54GiB or 54MB`.
     items: for a list, what is wrong with which item; the message itself is then not shown.
     """
 
@@ -45,11 +33,13 @@ class Wrong(ValueError):
         *,
         suggestion: str = "",
         close: bool = False,
+        units: str = "",
         items: Mapping[int, Wrong] | None = None,
     ) -> None:
         super().__init__(message)
         self.suggestion = suggestion
         self.close = close
+        self.units = units
         self.items = dict(items or {})
 
 
@@ -86,6 +76,13 @@ class Kind:
     def _validate(self, value: Any, info: core_schema.ValidationInfo[Any]) -> Any:
         from_file = bool(info.context and info.context.get("from_file"))
         return value if not from_file and self.native(value) else self.parse(value)
+
+
+def bare_number(value: object, units: str) -> Wrong:
+    """The refusal of a number without a unit. What a reference holds is not shown."""
+    if isinstance(value, Expanded):
+        return Wrong(f"{value.raw} holds a bare number, which has no unit", units=units)
+    return Wrong(f"a bare number has no unit; write {units}", units=units)
 
 
 class Text(Kind):
@@ -188,77 +185,6 @@ class Choice(Kind):
         raise self.wrong(value, suggestion=meant)
 
 
-class Quantity(Kind):
-    """Text with a unit. `advice` shows, for a bare number `%s`, what it should have been."""
-
-    def __init__(
-        self,
-        what: str,
-        example: str,
-        advice: str,
-        pattern: str,
-        read: Callable[[str], Any],
-        write: Callable[[Any], str],
-        *,
-        low: Any,
-        high: Any,
-    ) -> None:
-        self.what, self.example, self.advice, self.read, self.write = what, example, advice, read, write
-        self.low, self.high = low, high
-        self.schema = {"type": "string", "pattern": pattern}
-
-    def parse(self, value: Any) -> Any:
-        bare = resolve(value) if isinstance(value, Expanded) else value
-        if isinstance(bare, int | float) and not isinstance(bare, bool):
-            shown = (
-                value.raw if isinstance(value, Expanded) else f"{bare:g}" if isinstance(bare, float) else bare
-            )
-            raise Wrong(f"a bare number has no unit; write {self.advice.replace('%s', str(shown))}")
-        if not isinstance(value, str):
-            raise self.wrong(value)
-        try:
-            found = self.read(value)
-        except ValueError as error:
-            if isinstance(value, Expanded):
-                raise self.wrong(value) from None
-            detail = "" if "is not a" in str(error) else f" ({error})"
-            raise self.wrong(value, detail, suggestion=respelt(value, self.read)) from None
-        if not self.low <= found <= self.high:
-            low, high = self.write(self.low), self.write(self.high)
-            raise Wrong(f"must be between {low} and {high}; found {describe(value)}", close=True)
-        return found
-
-    def native(self, value: Any) -> bool:
-        return isinstance(value, Share) if self.read is parse_share else _is_number(value)
-
-    def show(self, value: Any) -> str:
-        return self.write(value)
-
-
-def duration(low: str = "0s", high: str = "365d") -> Quantity:
-    """Seconds as a float, written `250ms`, `30m`, `1h30m`."""
-    return Quantity(
-        "a duration with a unit", "30m", "%ss, %sm or %sh", DURATION_PATTERN, parse_duration, format_duration,
-        low=parse_duration(low), high=parse_duration(high),
-    )  # fmt: skip
-
-
-def size(low: str = "0B", high: str = "1024TiB") -> Quantity:
-    """Bytes as an integer, written `20GiB` or `500MB`."""
-    return Quantity(
-        "a size with a unit", "20GiB", "%sGiB or %sMB", SIZE_PATTERN, parse_size, format_size,
-        low=parse_size(low), high=parse_size(high),
-    )  # fmt: skip
-
-
-def share(low: str = "0%", high: str = "100%") -> Quantity:
-    """A `Share`, written `85%`."""
-    return Quantity(
-        "a percentage", "85%", "%s%", SHARE_PATTERN, parse_share, format_share,
-        low=parse_share(low), high=parse_share(high),
-    )  # fmt: skip
-
-
 class Either(Kind):
     """The first of several kinds that reads the value, so that no two may read the same text."""
 
@@ -276,6 +202,11 @@ class Either(Kind):
                 return kind.parse(value)
             except Wrong as error:
                 errors.append(error)
+        if isinstance(self.kinds[0], Null) and len(errors) == 2:
+            raise errors[1]  # null was not meant; the other kind's own words are the better ones
+        units = [error.units for error in reversed(errors) if error.units]
+        if units:
+            raise bare_number(value, " or ".join(units))
         meant = next((error for error in errors if error.close or error.items), None)
         suggestion = next((error.suggestion for error in errors if error.suggestion), "")
         raise meant or self.wrong(value, suggestion=suggestion)
@@ -285,7 +216,7 @@ class Either(Kind):
 
     def show(self, value: Any) -> Any:
         kind = next((kind for kind in self.kinds if kind.native(value)), None)
-        return kind.show(value) if kind else value
+        return kind.show(value) if kind else list(value) if isinstance(value, tuple) else value
 
 
 class Null(Kind):
@@ -351,10 +282,6 @@ class Maps(Kind):
 
     def show(self, value: Any) -> Any:
         return list(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _settled(value: Any) -> Any:

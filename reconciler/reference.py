@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from reconciler import fields
 from reconciler.changes import say
 from reconciler.fields import Row
-from reconciler.kinds import Either, Kind, Listed, Number, Quantity, Whole
+from reconciler.kinds import Either, Kind, Listed, Number, Whole
 from reconciler.loader import tree
 from reconciler.loader.not_yet import NOT_YET, is_not_yet
+from reconciler.quantities import Quantity
 from reconciler.spec import Spec
 
 FILE = "docs/reference/lmx-yaml.md"
@@ -116,7 +117,7 @@ def _values(kind: Kind) -> str:
     if isinstance(kind, Whole | Number):
         return f"{kind.low} to {kind.high}"
     if isinstance(kind, Quantity):
-        return f"{kind.write(kind.low)} to {kind.write(kind.high)}"
+        return f"{kind.show(kind.low)} to {kind.show(kind.high)}"
     return kind.what
 
 

@@ -25,10 +25,8 @@ from reconciler.kinds import (
     Number,
     Text,
     Whole,
-    duration,
-    share,
-    size,
 )
+from reconciler.quantities import Duration, Percentage, Size
 from reconciler.units import Share
 
 TOKENS = 16_777_216  # more than any model's context; stops typing errors, not models
@@ -45,7 +43,7 @@ def auto_or(*kinds: Kind) -> Either:
 _flag = Flag()
 _path = Text("a path", "~/.lmx")
 _free_text = Text("text", "ping")
-_part_or_size = Either(share(), size())
+_part_or_size = Either(Percentage(), Size())
 _context = auto_or(Whole(16, TOKENS, "131072"))
 
 
@@ -96,7 +94,7 @@ class Draft(Part):
 class Probe(Part):
     prompt: Annotated[str, _free_text] = leaf("ping", "Sent to a fresh engine before it takes traffic")
     max_tokens: Annotated[int, Whole(1, 1024, "4")] = leaf(4, "Tokens the probe must yield")
-    within: Annotated[float, duration("100ms", "1h")] = leaf(30.0, "The probe fails after this")
+    within: Annotated[float, Duration("100ms", "1h")] = leaf(30.0, "The probe fails after this")
 
 
 class Model(Part):
@@ -113,10 +111,10 @@ class Model(Part):
     residency: Annotated[Literal["loaded", "on_demand", "disk"], Choice("loaded", "on_demand", "disk")] = (
         leaf("disk", "While not active: stay loaded, load on request, or only lie on disk")
     )
-    idle_timeout: Annotated[float, duration("1s")] = leaf(
+    idle_timeout: Annotated[float, Duration("1s")] = leaf(
         1800.0, "on_demand: paged out after this long without use"
     )
-    min_residency: Annotated[float, duration()] = leaf(
+    min_residency: Annotated[float, Duration()] = leaf(
         60.0, "on_demand: never paged out sooner than this after a load"
     )
     priority: Annotated[int, Whole(0, 1000, "100")] = leaf(
@@ -162,17 +160,19 @@ class Model(Part):
 
 
 class Memory(Part):
-    budget: Annotated[Literal["auto"] | Share | int, auto_or(share("1%"), size("64MiB"))] = leaf(
+    budget: Annotated[Literal["auto"] | Share | int, auto_or(Percentage("1%"), Size("64MiB"))] = leaf(
         "auto", "What LMX may use: auto, a part of the machine's memory, or a size"
     )
-    warning: Annotated[Share, share("1%")] = leaf(Share(0.85), "Part of the budget where degrading starts")
-    critical: Annotated[Share, share("1%")] = leaf(
+    warning: Annotated[Share, Percentage("1%")] = leaf(
+        Share(0.85), "Part of the budget where degrading starts"
+    )
+    critical: Annotated[Share, Percentage("1%")] = leaf(
         Share(0.9), "Part of the budget where it stops being gentle"
     )
-    recover: Annotated[Share, share("1%")] = leaf(
+    recover: Annotated[Share, Percentage("1%")] = leaf(
         Share(0.8), "A step is left only below this part of the budget"
     )
-    dwell: Annotated[float, duration("0s", "1d")] = leaf(10.0, "... held for this long")
+    dwell: Annotated[float, Duration("0s", "1d")] = leaf(10.0, "... held for this long")
     wired: Annotated[
         Literal["auto", "off", "weights", "recommended"], Choice("auto", "off", "weights", "recommended")
     ] = leaf("auto", "What is wired into physical memory on macOS")
@@ -195,7 +195,7 @@ class Thermal(Part):
 
 class Cache(Part):
     memory: Annotated[Share | int, _part_or_size] = leaf(Share(0.1), "Prompt cache in memory")
-    disk: Annotated[int, size()] = leaf(20 * 1024**3, "Prompt cache on disk")
+    disk: Annotated[int, Size()] = leaf(20 * 1024**3, "Prompt cache on disk")
     path: Annotated[str, _path] = leaf("~/.lmx/cache", "Where the disk cache lies", "restart")
     share: Annotated[Literal["all", "key"], Choice("all", "key")] = leaf(
         "all", "Share prefixes, or keep them per API key"
@@ -206,7 +206,7 @@ class Queue(Part):
     depth: Annotated[int, Whole(0, 100_000, "64")] = leaf(
         64, "Requests that may wait for a row, a load or a swap"
     )
-    timeout: Annotated[float, duration("100ms", "1d")] = leaf(
+    timeout: Annotated[float, Duration("100ms", "1d")] = leaf(
         60.0, "A request that waited this long is refused"
     )
 
@@ -215,24 +215,24 @@ class Swap(Part):
     strategy: Annotated[Literal["auto", "beside", "drain_first"], Choice("auto", "beside", "drain_first")] = (
         leaf("auto", "Load the new engine beside the old one, or drain first; auto: beside when both fit")
     )
-    drain_timeout: Annotated[float, duration("0s", "1d")] = leaf(
+    drain_timeout: Annotated[float, Duration("0s", "1d")] = leaf(
         60.0, "Running requests get this long to finish"
     )
-    load_timeout: Annotated[float, duration("1s", "1d")] = leaf(900.0, "A load that takes longer has failed")
+    load_timeout: Annotated[float, Duration("1s", "1d")] = leaf(900.0, "A load that takes longer has failed")
     rollback: Annotated[bool, _flag] = leaf(True, "Bring the old model back when the new one fails")
 
 
 class ErrorBudget(Part):
-    target: Annotated[Share, share()] = leaf(Share(0.999), "Part of requests that must succeed")
-    window: Annotated[float, duration("1m")] = leaf(3600.0, "Time over which it is counted")
+    target: Annotated[Share, Percentage()] = leaf(Share(0.999), "Part of requests that must succeed")
+    window: Annotated[float, Duration("1m")] = leaf(3600.0, "Time over which it is counted")
 
 
 class Slo(Part):
-    ttft_p95: Annotated[float | None, maybe(duration("1ms", "1h"))] = leaf(2.0, "p95 time to first token")
+    ttft_p95: Annotated[float | None, maybe(Duration("1ms", "1h"))] = leaf(2.0, "p95 time to first token")
     tokens_per_s_p50: Annotated[float | None, maybe(Number(0, 1_000_000, "30"))] = leaf(
         None, "Median speed of a stream"
     )
-    cold_start: Annotated[float | None, maybe(duration("1ms", "1d"))] = leaf(
+    cold_start: Annotated[float | None, maybe(Duration("1ms", "1d"))] = leaf(
         None, "Longest start of an engine"
     )
     error_budget: ErrorBudget = section(ErrorBudget, "Failures that are allowed")
@@ -261,12 +261,12 @@ class Server(Part):
     overrides: Annotated[Literal["allow", "deny"], Choice("allow", "deny")] = leaf(
         "allow", "Whether admin calls may lay a temporary override over this file"
     )
-    max_body: Annotated[int, size("1KiB", "64GiB")] = leaf(32 * 1024**2, "Largest request body")
+    max_body: Annotated[int, Size("1KiB", "64GiB")] = leaf(32 * 1024**2, "Largest request body")
 
 
 class State(Part):
     path: Annotated[str, _path] = leaf("~/.lmx", "Where history, locks and the last good spec lie", "restart")
-    events: Annotated[float, duration("1h", "3650d")] = leaf(2_592_000.0, "Events are kept this long")
+    events: Annotated[float, Duration("1h", "3650d")] = leaf(2_592_000.0, "Events are kept this long")
 
 
 class WarmupTemplate(Part):
@@ -298,7 +298,7 @@ class Git(Part):
     url: Annotated[str, names.URL] = leaf(..., "Repository to follow")
     ref: Annotated[str, _free_text] = leaf("main", "Branch or tag to follow")
     path: Annotated[str, _path] = leaf("lmx.yaml", "File inside the repository")
-    interval: Annotated[float, duration("1s", "1d")] = leaf(60.0, "Time between two looks")
+    interval: Annotated[float, Duration("1s", "1d")] = leaf(60.0, "Time between two looks")
     fast_forward_only: Annotated[bool, _flag] = leaf(True, "Refuse rewritten history")
     verify: Verify | None = leaf(None, "Whose signatures count; null: none are checked")
 

@@ -19,7 +19,7 @@ SIZE_UNITS: dict[str, int] = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
 }
 
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
 # Patterns in the dialect that Python, JSON Schema and editors share; anchored, no look-behind.
 DURATION_PATTERN = "^(?=[0-9])" + "".join(f"(?:{_NUMBER}{unit})?" for unit in DURATION_UNITS) + "$"
 SIZE_PATTERN = f"^{_NUMBER}(?:[KMGT]i?)?B$"
@@ -29,6 +29,10 @@ _duration = re.compile(DURATION_PATTERN)
 _component = re.compile(f"({_NUMBER})(ms|[dhms])")
 _size = re.compile(f"^({_NUMBER})([KMGT]?i?B)$")
 _share = re.compile(SHARE_PATTERN)
+
+
+class TooFine(ValueError):
+    """A duration that is no whole number of milliseconds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,13 +46,13 @@ class Share:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. Raises ValueError where `text` is not a duration or is finer than a millisecond."""
+    """Seconds. Raises ValueError where `text` is not a duration, TooFine where it is under a millisecond."""
     if not _duration.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration")
     parts = _component.findall(text)
     total = sum((Decimal(number) * DURATION_UNITS[unit] for number, unit in parts), Decimal(0))
     if total != total.to_integral_value():
-        raise ValueError(f"{text!r} is finer than 1ms")
+        raise TooFine("a millisecond is the finest")
     return float(total / 1000)
 
 

@@ -103,12 +103,11 @@ def _explain(root: tree.Mapping, error: ErrorDetails) -> Iterator[Fault]:
         at = tree.locate(root, loc[:-1], key=True)
         yield Fault(at, f"missing; {_MISSING.get(name, 'it has no default')}", loc)
     elif kind == "extra_forbidden":
-        known, elsewhere = _known_keys(loc[:-1]), _elsewhere(name)
-        message = f"unknown key; it belongs to {elsewhere}" if elsewhere else "unknown key; remove it"
-        suggestion = closest(name, known)
-        yield Fault(
-            tree.locate(root, loc, key=True), "unknown key" if suggestion else message, loc, suggestion
-        )
+        elsewhere = _elsewhere(name)
+        message = f"unknown key; it belongs to {elsewhere}" if elsewhere else "unknown key"
+        suggestion = "" if elsewhere else closest(name, _known_keys(loc[:-1]))
+        remedy = "" if elsewhere or suggestion else "; remove it"
+        yield Fault(tree.locate(root, loc, key=True), message + remedy, loc, suggestion)
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         empty = "; write its keys below, or remove it" if error["input"] is None else ""
         message = f"expected keys and values; found {describe(error['input'])}{empty}"
