@@ -54,7 +54,10 @@ def _followed(appliance: Appliance) -> Iterator[dict[str, Any]]:
         try:
             for event in appliance.events("/admin/events", headers={"last-event-id": last} if last else None):
                 connected, last = True, event.id or last
-                yield {"type": event.type, **json.loads(event.data)}
+                data = json.loads(event.data)
+                if "error" in data:
+                    raise NotRunning(f"{appliance.url} ended the stream: {data['error'].get('message')}")
+                yield {"type": event.type, **data}
             note("the appliance ended the stream; connecting again")
         except NotRunning as error:
             if not connected:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from appliance.cli import wording
 from appliance.cli.address import connect
-from appliance.cli.client import Appliance, NotRunning, Refused
+from appliance.cli.client import Appliance
 from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.pull import pull
@@ -44,11 +43,11 @@ def list_models(file: File = DEFAULT_FILE, url: Url = None, output: Output = For
 
 def _row(model: Mapping[str, Any]) -> list[Span]:
     state = str(model.get("state", "-"))
-    memory, disk = model.get("vram_gb"), model.get("disk_bytes")
+    memory, disk = model.get("vram_gb"), model.get("size_bytes")
     return [
         str(model.get("id")),
         (state, STATE_STYLE.get(state, "dim")),
-        f"{memory:.2f} GB" if memory else "-",
+        f"{memory:.2f} GiB" if memory else "-",
         wording.size(disk) if disk else "-",
         str(model.get("source") or "") if model.get("declared", True) else ("not in the file", "dim"),
     ]
@@ -58,26 +57,8 @@ def _row(model: Mapping[str, Any]) -> list[Span]:
 def load(name: Name, file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.TEXT) -> None:
     """Load a model, as an override until the file changes that."""
     with connect(file, url) as appliance, busy(f"Loading {name} ...") as spinner:
-        answer = _watched(
-            appliance,
-            name,
-            spinner,
-            lambda: appliance.post("/admin/models/load", {"model": name}, patient=True),
-        )
-    if output is Format.JSON:
-        show_json(answer)
-    else:
-        took = (
-            wording.duration(answer["load_time_ms"] / 1000)
-            if answer.get("load_time_ms", 0) >= 1000
-            else f"{answer.get('load_time_ms', 0):.0f} ms"
-        )
-        show(
-            line(
-                f"{answer.get('model', name)} is ready: {took}, {answer.get('vram_gb', 0):.2f} GB",
-                symbol=("✓", "green"),
-            )
-        )
+        answer = _loaded(appliance, name, spinner)
+    show_json(answer) if output is Format.JSON else _tell_loaded(name, answer)
 
 
 @app.command()
@@ -93,28 +74,36 @@ def unload(
     if output is Format.JSON:
         show_json(answer)
     else:
-        show(line(f"unloaded: {answer.get('freed_vram_gb', 0):.2f} GB given back", symbol=("✓", "green")))
+        show(line(f"unloaded: {answer.get('freed_vram_gb', 0):.2f} GiB given back", symbol=("✓", "green")))
 
 
 @app.command()
 def reload(name: Name, file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.TEXT) -> None:
     """Give a model a fresh engine; it does not answer meanwhile."""
     with connect(file, url) as appliance, busy(f"Unloading {name} ...") as spinner:
-        appliance.post("/admin/models/unload", {"model": name}, patient=True)
-        started = time.monotonic()
-        spinner.say(f"Loading {name} ...")
-        appliance.delete("/admin/override", {"model": name})
-        model = _until_ready(appliance, name, spinner)
-    answer = {
-        "success": True,
-        "model": name,
-        "load_time_ms": round((time.monotonic() - started) * 1000),
-        "state": model["state"],
-    }
+        freed = appliance.post("/admin/models/unload", {"model": name}, patient=True)
+        answer = _loaded(appliance, name, spinner)
     if output is Format.JSON:
-        show_json(answer)
+        show_json({**answer, "freed_vram_gb": freed.get("freed_vram_gb", 0)})
     else:
-        show(line(f"{name} is {model['state']} again", symbol=("✓", "green")))
+        _tell_loaded(name, answer)
+
+
+def _loaded(appliance: Appliance, name: str, spinner: Busy) -> Any:
+    spinner.say(f"Loading {name} ...")
+    return _watched(
+        appliance, name, spinner, lambda: appliance.post("/admin/models/load", {"model": name}, patient=True)
+    )
+
+
+def _tell_loaded(name: str, answer: Mapping[str, Any]) -> None:
+    took, memory = answer.get("load_time_ms") or 0, answer.get("vram_gb") or 0
+    show(
+        line(
+            f"{answer.get('model', name)} is ready: {took / 1000:.1f} s, {memory:.2f} GiB",
+            symbol=("✓", "green"),
+        )
+    )
 
 
 def _watched(appliance: Appliance, name: str, spinner: Busy, call: Callable[[], Any]) -> Any:
@@ -125,7 +114,7 @@ def _watched(appliance: Appliance, name: str, spinner: Busy, call: Callable[[], 
         while not over.wait(LOOK):
             try:
                 model = (appliance.get("/status").get("models") or {}).get(name, {})
-            except (NotRunning, Refused):
+            except CliError:
                 continue  # the call itself will say what is wrong
             done = progress(model.get("progress"))
             spinner.say(
@@ -139,19 +128,3 @@ def _watched(appliance: Appliance, name: str, spinner: Busy, call: Callable[[], 
     finally:
         over.set()
         watcher.join()
-
-
-def _until_ready(appliance: Appliance, name: str, spinner: Busy) -> Mapping[str, Any]:
-    """Look until what the file wants of this model is so. One that the file leaves on disk stays there."""
-    while True:
-        models: Mapping[str, Mapping[str, Any]] = appliance.get("/status").get("models") or {}
-        model = models.get(name)
-        if model is None:
-            raise CliError(f"{name} is not in the file any more.")
-        state = model.get("state")
-        if state in ("ready", "paged_out", "on_disk"):
-            return model
-        if state in ("failed", "quarantined"):
-            raise CliError(f"{name} is {state}: {model.get('reason') or 'see lmx status'}")
-        spinner.say(f"Loading {name}: {state}")
-        time.sleep(LOOK)

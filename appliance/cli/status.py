@@ -162,12 +162,8 @@ def _models(models: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def progress(value: Any) -> float | None:
-    """A part of one: from a fraction, or from [done, total]."""
-    if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, list | tuple) and len(value) == 2 and value[1]:
-        return float(value[0]) / float(value[1])
-    return None
+    """{"done", "total"} in bytes as a part of one."""
+    return float(value["done"]) / float(value["total"]) if value and value["total"] else None
 
 
 def _limit(limit: Mapping[str, Any] | None) -> Span:

@@ -1,0 +1,17 @@
+"""What holds for every test: no setting of the person who runs them leaks in."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+for name in list(os.environ):
+    if name.startswith("LMX_") or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CLICOLOR_FORCE"):
+        del os.environ[name]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop that LMX runs on."""
+    return "asyncio"
