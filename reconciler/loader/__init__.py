@@ -56,12 +56,13 @@ def load_text(text: str | bytes, *, path: Path, env: Mapping[str, str]) -> Loade
 
     spec, errors = _validate(data)
     faults += [fault for error in errors for fault in _explain(root, error) if not _within(fault.loc, unset)]
+    refused = list(refusals(Spec, data))
     faults += [
         Fault(tree.locate(root, loc, key=True), message, loc)
-        for loc, message in refusals(Spec, data)
+        for loc, message in refused
         if not _within(loc, unset)
     ]
-    blind = unset | {_blamed(error) for error in errors}
+    blind = unset | {_blamed(error) for error in errors} | {loc for loc, _ in refused}
     compared = spec or _salvage(data, errors)
     findings = [
         found

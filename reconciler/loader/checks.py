@@ -51,9 +51,7 @@ def _active(spec: Spec) -> Iterator[Finding]:
         )
         yield Finding((("active",), ("models",)), message, owner or closest(spec.active, spec.models))
     elif model.role != "chat":
-        message = (
-            f"{spec.active} has models.{spec.active}.role {model.role}; the active model must have role chat"
-        )
+        message = f"models.{spec.active}.role is {model.role}; the active model must have role chat"
         yield Finding((("active",), ("models", spec.active, "role")), message)
 
 

@@ -52,7 +52,12 @@ def _replace(node: Scalar, text: str, env: Env[str, str], faults: list[Fault], p
         name = match[1]
         fault = _fault(name, env)
         if fault:
-            faults.append(Fault(node.place, fault, path, closest(name or "", _known(env)) if name else ""))
+            near = (
+                closest(name, (known for known in env if known.startswith(PREFIX)))
+                if _NAME.match(name or "")
+                else ""
+            )
+            faults.append(Fault(node.place, fault, path, near))
             return match[0]
         replaced = True
         return env[name]
@@ -76,7 +81,3 @@ def _fault(name: str | None, env: Env[str, str]) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in env[name]):
         return f"the environment variable {name} is not UTF-8"
     return ""
-
-
-def _known(env: Env[str, str]) -> list[str]:
-    return [name for name in env if name.startswith(PREFIX)]

@@ -20,16 +20,20 @@ from reconciler.loader.problems import Loc
 
 @dataclass(frozen=True)
 class Row:
-    """`path` covers everything below it. `when` narrows the refusal to some values."""
+    """`path` covers everything below it. `when` narrows the refusal to some values.
+
+    `instead` is for keys without a default: what to write.
+    """
 
     path: str
     feature: str
     when: Callable[[Any], bool] | None = None
+    instead: str = ""
 
 
 NOT_YET: tuple[Row, ...] = (
     Row("extends", "base files"),
-    Row("models.*.source", "GGUF files", names.is_gguf),
+    Row("models.*.source", "GGUF files", names.is_gguf, "name MLX weights"),
     Row("models.*.role", "embedding and rerank models"),
     Row("models.*.kv_bits", "a quantised KV cache"),
     Row("models.*.draft", "draft models"),
@@ -64,7 +68,7 @@ def refusals(model: type[BaseModel], data: Any) -> Iterator[tuple[Loc, str]]:
         for path, value, default, required in _matches(model, row.path, data):
             if row.when is not None and not row.when(value):
                 continue
-            way_out = "remove it" if required else f"remove it, or write its default: {_plain(default)}"
+            way_out = row.instead if required else f"remove it, or write its default: {_plain(default)}"
             yield path, f"not supported yet ({row.feature}); {way_out}"
 
 

@@ -302,7 +302,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
         r"expected ',' or '[\]}]'",
         "a ',' or a closing bracket is missing; inside {{ }} and [ ] put ${{LMX_*}} in quotes",
     ),
-    (r"unexpected end of stream", "a quote is opened and never closed"),
+    (r"unexpected end of stream", "a quote is opened here and never closed"),
 )
 
 
@@ -316,6 +316,8 @@ def _syntax_fault(error: yaml.MarkedYAMLError) -> Fault:
             message = "not valid YAML: " + words.format(*match.groups())
             break
     opened = error.context_mark
-    if opened is not None and mark is not None and opened.line != mark.line:
+    if opened is not None and "unexpected end of stream" in problem:
+        mark = opened
+    elif opened is not None and mark is not None and opened.line != mark.line:
         message += f" (what it belongs to starts on line {opened.line + 1})"
     return Fault(_place(mark) if mark is not None else Place(1, 1), message)

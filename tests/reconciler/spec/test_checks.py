@@ -1,0 +1,64 @@
+"""Fields that contradict each other are named together, with their values."""
+
+from __future__ import annotations
+
+from reconciler.loader.checks import check
+from reconciler.spec import ApiKeys, Memory, Server, Spec
+from reconciler.units import Share
+from tests.reconciler.spec.reading import MINIMAL, load
+
+
+def test_rules_about_features_that_have_not_landed_hold_already() -> None:
+    """Their fields are refused in files, so these rules are asked directly."""
+    base = load(MINIMAL).spec
+
+    def messages(**update: object) -> list[str]:
+        return [found.message for found in check(base.model_copy(update=update))]
+
+    assert messages(memory=Memory(recover=Share(0.85))) == [
+        "85% must be below memory.warning, 85% (the default)"
+    ]
+    assert messages(memory=Memory(warning=Share(0.95), critical=Share(0.9))) == [
+        "95% must be below memory.critical, 90%"
+    ]
+    assert messages(server=Server(admin="key")) == [
+        "key needs server.api_keys, which is null; say where the keys come from"
+    ]
+    assert messages(server=Server(api_keys=ApiKeys())) == [
+        "say exactly one of server.api_keys.env and server.api_keys.file"
+    ]
+
+
+def test_a_default_that_nothing_acts_on_yet_is_in_nobodys_way() -> None:
+    """`memory.recover` cannot be written yet, so its default must not forbid a lower warning."""
+    assert load(MINIMAL + "memory: {warning: 70%}\n").spec.memory.warning == Share(0.7)
+
+
+def test_no_active_model_is_fine_when_it_is_said() -> None:
+    assert load("version: 1\nactive: null\nmodels: {}\n").spec.active is None
+
+
+def test_warnings_do_not_stop_a_file() -> None:
+    loaded = load(
+        """\
+        version: 1
+        active: one
+        models:
+          one:
+            source: org/one
+            revision: main
+            trust_remote_code: true
+        queue: {timeout: 10s}
+        """
+    )
+    branch, code, queue = loaded.warnings
+    assert branch.startswith("lmx.yaml:6:15: models.one.revision: 'main' is a branch or tag and can move;")
+    assert code.startswith("lmx.yaml:7:24: models.one.trust_remote_code: runs whatever code org/one holds")
+    assert queue.startswith(
+        "lmx.yaml:8:18: queue.timeout: 10s is shorter than swap.drain_timeout, 1m (the default)"
+    )
+
+
+def test_specs_built_in_python_may_hold_parsed_values() -> None:
+    spec = Spec.model_validate({"version": 1, "active": None, "models": {}, "queue": {"timeout": 3.5}})
+    assert spec.queue.timeout == 3.5
