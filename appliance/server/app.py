@@ -7,8 +7,6 @@ the running event loop.
 from __future__ import annotations
 
 import itertools
-import re
-import secrets
 from typing import Any
 
 from sanic import Sanic
@@ -20,7 +18,7 @@ from appliance.server import admin, chat, completions, health, models, unbuilt
 from appliance.server.control import Control
 from appliance.server.guards import Guards
 from appliance.server.listeners import Listeners
-from appliance.server.replies import error_reply
+from appliance.server.replies import error_reply, request_id
 
 __all__ = ["Listeners", "build"]
 
@@ -36,14 +34,24 @@ SETTINGS: dict[str, Any] = {
     "RESPONSE_TIMEOUT": WEEK,
     "REQUEST_MAX_HEADER_SIZE": 16_384,
 }
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
 _numbers = itertools.count(1)
+
+
+class Call(Request):
+    """A request, or Sanic's stand-in for one it could not parse."""
+
+    def __init__(self, url_bytes: bytes, headers: Any, version: str, method: str, **more: Any) -> None:
+        if method == "NONE":  # the stand-in must not fail over the same bad URL again
+            url_bytes = b"*"
+        super().__init__(url_bytes, headers, version, method, **more)
 
 
 def build(control: Control) -> Sanic[Any, Any]:
     config = Config(env_prefix=None)
     config.update(SETTINGS)
-    app: Sanic[Any, Any] = Sanic(f"lmx-{next(_numbers)}", config=config, configure_logging=False)
+    app: Sanic[Any, Any] = Sanic(
+        f"lmx-{next(_numbers)}", config=config, request_class=Call, configure_logging=False
+    )
     listeners = app.ctx.listeners = Listeners(app)
     guards = Guards(control)
 
@@ -64,15 +72,6 @@ def build(control: Control) -> Sanic[Any, Any]:
     ):
         app.blueprint(family)
     return app
-
-
-def request_id(request: Request) -> str:
-    """The client's own id where it is harmless, else one of ours; the same all through one request."""
-    known: str | None = getattr(request.ctx, "id", None)
-    if known is None:
-        given = request.headers.getone("x-request-id", "")
-        known = request.ctx.id = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
-    return known
 
 
 async def _on_response(request: Request, response: BaseHTTPResponse) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+import secrets
 from typing import Any
 
 import msgspec
@@ -20,6 +22,18 @@ encode = _encoder.encode
 
 # What Sanic itself refuses, by HTTP status.
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
+
+
+def request_id(request: Request) -> str:
+    """The client's own id where it is harmless, else one of ours; the same all through one request."""
+    known: str | None = getattr(request.ctx, "id", None)
+    if known is None:
+        given = request.headers.getone("x-request-id", "")
+        known = request.ctx.id = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
+    return known
 
 
 def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
@@ -41,10 +55,14 @@ def as_api_error(request: Request, error: BaseException) -> ApiError:
             message = str(error)
         return ApiError(code, message)
     log.error(
-        "request %s %s failed (request id %s)", request.method, request.path, request.ctx.id, exc_info=error
+        "request %s %s failed (request id %s)",
+        request.method,
+        request.path,
+        request_id(request),
+        exc_info=error,
     )
     return ApiError(
-        "internal_error", f"an internal error; the log says more under request id {request.ctx.id}"
+        "internal_error", f"an internal error; the log says more under request id {request_id(request)}"
     )
 
 

@@ -1,9 +1,12 @@
 """What a request body may say: one strict structure per endpoint.
 
 Fields come in three groups. Those that LMX honours have their type and are checked here or in
-`checks`. Those that belong to the public API but are not built yet are declared as `Any` and listed
-in `NOTHING` with the values that ask for nothing, so that a client that spells out its defaults is
-served and one that wants the feature is refused by name. Any other field is unknown, and refused.
+`rows`. Those that belong to the public API but are not built yet are listed in `NOTHING` with the
+values that ask for nothing, so that a client that spells out its defaults is served and one that wants
+the feature is refused by name. Any other field is unknown, and refused.
+
+`Raw` keeps a value as the bytes it came in: what is only compared or small by nature is decoded when it
+is known to be short, and 32 MiB of empty lists never become eleven million Python objects.
 """
 
 from __future__ import annotations
@@ -11,17 +14,20 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Raw
+
+NULL = Raw(b"null")
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
+class Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One piece of a message's content. Only `type: text` is served."""
 
     type: str
     text: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
-    file: Any = None
-    refusal: Any = None
+    image_url: Raw = NULL
+    input_audio: Raw = NULL
+    file: Raw = NULL
+    refusal: Raw = NULL
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,12 +35,12 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     content: str | list[Part] | None = None
     name: str | None = None
     # What assistant messages carry when a client sends back an earlier answer.
-    refusal: Any = None
-    annotations: Any = None
-    audio: Any = None
-    function_call: Any = None
-    tool_calls: Any = None
-    tool_call_id: Any = None
+    refusal: Raw = NULL
+    annotations: Raw = NULL
+    audio: Raw = NULL
+    function_call: Raw = NULL
+    tool_calls: Raw = NULL
+    tool_call_id: Raw = NULL
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +55,7 @@ class Generate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
-    stop: str | list[str] | None = None
+    stop: Raw = NULL  # a string or a list of strings
     seed: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -59,47 +65,47 @@ class Generate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Raw = NULL  # token id -> bias
     ignore_eos: bool | None = None
     # Who asks and how to file it: accepted, and without influence on the answer.
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Raw = NULL  # string -> string
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     # Not served yet; see NOTHING.
-    logprobs: Any = None
-    service_tier: Any = None
-    store: Any = None
+    logprobs: Raw = NULL
+    service_tier: Raw = NULL
+    store: Raw = NULL
 
 
 class ChatRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     messages: list[Message]
     max_completion_tokens: int | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Raw = NULL  # name -> value
     # Not served yet; see NOTHING.
-    audio: Any = None
-    function_call: Any = None
-    functions: Any = None
-    modalities: Any = None
-    moderation: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
-    response_format: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    top_logprobs: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    audio: Raw = NULL
+    function_call: Raw = NULL
+    functions: Raw = NULL
+    modalities: Raw = NULL
+    moderation: Raw = NULL
+    parallel_tool_calls: Raw = NULL
+    prediction: Raw = NULL
+    prompt_cache_retention: Raw = NULL
+    reasoning_effort: Raw = NULL
+    response_format: Raw = NULL
+    tool_choice: Raw = NULL
+    tools: Raw = NULL
+    top_logprobs: Raw = NULL
+    verbosity: Raw = NULL
+    web_search_options: Raw = NULL
 
 
 class CompletionRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     prompt: str | list[str | int | list[int]]
     # Not served yet; see NOTHING.
-    best_of: Any = None
-    echo: Any = None
-    suffix: Any = None
+    best_of: Raw = NULL
+    echo: Raw = NULL
+    suffix: Raw = NULL
 
 
 class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):

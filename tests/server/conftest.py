@@ -12,10 +12,17 @@ from appliance.server.app import Listeners, build
 from tests.server.stand import Board, Desk
 
 
-@pytest.fixture(scope="package", params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Both event loops that the server may run in."""
-    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+# For tests of connections: both event loops that the server may run in.
+BOTH_LOOPS = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
+
+
+@pytest.fixture(scope="package")
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @dataclass
@@ -40,6 +47,6 @@ async def site() -> AsyncIterator[Site]:
     app = build(board)
     listeners: Listeners = app.ctx.listeners
     port = await listeners.open("127.0.0.1", 0)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, verify=False) as http:
         yield Site(desk, board, listeners, port, http)
     await listeners.close_all(grace=2)

@@ -7,9 +7,9 @@ import json
 import openai
 import pytest
 
-from tests.server.conftest import Site
+from tests.server.conftest import BOTH_LOOPS, Site
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_LOOPS]
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 
 
