@@ -34,7 +34,7 @@ def test_every_line_that_the_starter_file_comments_out_is_valid_too(lmx: Lmx) ->
         lines.append(bare if line.lstrip().startswith("# ") and ":" in bare.split()[0] else line)
     file.write_text("\n".join(lines).replace("  server:", "server:"))
     spec = yaml.safe_load(file.read_text())
-    assert set(spec["models"]) == {"demo", "demo-mini", "daily"}
+    assert set(spec["models"]) == {"demo", "mini", "daily"}
     assert spec["server"]["port"] == 1234
     assert lmx("validate").code == 0, lmx("validate").err
 
