@@ -35,9 +35,9 @@ bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 wheel: $(READY) ## build the wheel into dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-lock: ## resolve the dependencies of pyproject.toml again (needs uv: pip install uv)
+lock: ## write requirements.lock anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --group dev \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev $(ARGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--quiet --output-file requirements.lock pyproject.toml
 
