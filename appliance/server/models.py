@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from sanic import Blueprint
 from sanic.request import Request
@@ -26,6 +27,7 @@ def blueprint(control: Control) -> Blueprint:
         return reply({"object": "list", "data": [entry(model) for model in control.models()]})
 
     async def one(_: Request, name: str) -> HTTPResponse:
+        name = unquote(name)
         known = control.models()
         for model in known:
             if name == model["id"] or name in model.get("aliases", ()):
@@ -36,5 +38,5 @@ def blueprint(control: Control) -> Blueprint:
         )
 
     family.add_route(listing, "/v1/models", methods=GET)
-    family.add_route(one, "/v1/models/<name:path>", methods=GET, unquote=True)
+    family.add_route(one, "/v1/models/<name:path>", methods=GET)
     return family

@@ -11,7 +11,6 @@ import pytest
 from appliance.server.app import Listeners, build
 from tests.server.stand import Board, Desk
 
-
 # For tests of connections: both event loops that the server may run in.
 BOTH_LOOPS = pytest.mark.parametrize(
     "anyio_backend",

@@ -1,0 +1,95 @@
+"""Whatever JSON comes: an answer or a 4xx that says why, never a 500."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance import wire
+from appliance.errors import ApiError
+from appliance.server import rows, schema
+from appliance.server.parse import parse
+from tests.server.conftest import Site
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+    st.sampled_from(["user", "text", "system", "tool", "auto", "none", "json_object", "\ud800", "\x00"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+parts = st.fixed_dictionaries(
+    {"type": st.just("text") | scalars}, optional={"text": scalars, "image_url": values, "other": values}
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]) | scalars},
+    optional={"content": scalars | st.lists(parts, max_size=3), "name": scalars, "tool_calls": values},
+)
+
+
+def bodies(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+    """Dictionaries of the right names and any values, mixed with likely ones; and plain nonsense."""
+    likely: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(kind.__struct_fields__, values)
+    likely["messages"] = st.lists(messages, max_size=4) | values
+    likely["prompt"] = st.lists(st.integers(0, 9), max_size=3) | st.text(max_size=5) | values
+    likely = {name: likely[name] for name in kind.__struct_fields__}
+    need = {name: likely.pop(name) for name in ("messages", "prompt") if name in likely}
+    return st.fixed_dictionaries(need, optional={**likely, "unknown": values}) | values
+
+
+def check(data: bytes, kind: type[Any], make: Any) -> None:
+    try:
+        submits = make(parse(data, kind))
+    except ApiError as refusal:
+        error = refusal
+    else:
+        for submit in submits:  # what is accepted can be sent
+            wire.encode(submit)
+        return
+    assert 400 <= error.status < 500
+    assert error.message
+    msgspec.json.encode(error.body())
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies(schema.ChatRequest))
+def test_any_chat_body_is_taken_or_refused(body: Any) -> None:
+    check(json.dumps(body).encode(), schema.ChatRequest, rows.chat_rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies(schema.CompletionRequest))
+def test_any_completion_body_is_taken_or_refused(body: Any) -> None:
+    check(json.dumps(body).encode(), schema.CompletionRequest, rows.completion_rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_taken_or_refused(data: bytes) -> None:
+    check(data, schema.ChatRequest, rows.chat_rows)
+
+
+@pytest.mark.anyio
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/admin/models/load"]), body=values)
+async def test_any_json_over_http_is_never_a_500(site: Site, path: str, body: Any) -> None:
+    data = json.dumps(body).encode()
+    reply = await site.http.post(path, content=data, headers={"content-type": "application/json"})
+    assert reply.status_code < 500
+    assert reply.status_code == 200 or reply.json()["error"]["code"]
