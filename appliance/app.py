@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvloop
 
+from appliance import state
 from appliance.control import ApplianceControl
 from appliance.effects import RealEffects
 from appliance.feed import Feed
@@ -76,40 +77,40 @@ class _SpecFile:
         return Parsed(loaded.spec, loaded.digest, loaded.warnings)
 
     def state_folder(self) -> Path:
-        """Where this LMX keeps its state; the default where the file cannot say."""
+        """Where this LMX keeps its state, also when the file cannot say."""
         try:
             spec = self.parse(self.read().data).spec
         except (SourceProblem, SpecProblem):
-            spec = BARE
-        return self.path.parent / Path(spec.state.path).expanduser()
+            return state.folder(self.path, None)
+        return state.folder(self.path, spec)
 
 
 async def _serve(file: _SpecFile) -> int:
-    state = file.state_folder()
+    folder = file.state_folder()
     try:
         with contextlib.ExitStack() as held:
-            held.callback(StateLock(state).release)
-            history = History(state / "history.db")
+            held.callback(StateLock(folder).release)
+            history = History(folder / "history.db")
             held.callback(history.close)
-            await _Appliance(file, state, history).serve()
+            await _Appliance(file, folder, history).serve()
     except Locked as error:
         sys.stderr.write(f"lmx: {error}\n")
         return 1
     except (sqlite3.Error, OSError) as error:
-        sys.stderr.write(f"lmx: the state folder {state} cannot be used: {error}\n")
+        sys.stderr.write(f"lmx: the state folder {folder} cannot be used: {error}\n")
         return 1
     return 0
 
 
 class _Appliance:
-    def __init__(self, file: _SpecFile, state: Path, history: History) -> None:
+    def __init__(self, file: _SpecFile, folder: Path, history: History) -> None:
         clock = asyncio.get_running_loop()
         self._file, self._history = file, history
-        self._orphans = reap_orphans(state)
+        self._orphans = reap_orphans(folder)
         self._stop, self._now = asyncio.Event(), asyncio.Event()
         self._memory = Remembered(history)
         self._feed = Feed(self._memory.past)
-        self._engines = Engines(state, first=history.next_engine_number(), on_change=self._poke)
+        self._engines = Engines(folder, first=history.next_engine_number(), on_change=self._poke)
         self._router = Router(self._engines, on_change=self._poke)
         self._control = ApplianceControl(self._router, self._feed, self._memory, str(file.path))
         app = build(self._control)

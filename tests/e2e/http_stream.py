@@ -28,11 +28,8 @@ class Answer:
 
     @property
     def text(self) -> str:
-        out = []
-        for event in self.events:
-            for choice in event.get("choices", ()):
-                out.append(choice.get("delta", {}).get("content") or "")
-        return "".join(out)
+        choices = (choice for event in self.events for choice in event.get("choices", ()))
+        return "".join(choice.get("delta", {}).get("content") or "" for choice in choices)
 
     @property
     def json(self) -> Any:
@@ -61,7 +58,12 @@ class Answer:
 
 
 async def post(
-    port: int, path: str, body: Any, *, headers: dict[str, str] | None = None, started: asyncio.Event | None = None
+    port: int,
+    path: str,
+    body: Any,
+    *,
+    headers: dict[str, str] | None = None,
+    started: asyncio.Event | None = None,
 ) -> Answer:
     """POST JSON and read the answer to its end. started: set at the first event with text."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -59,8 +59,10 @@ class Machine:
 
     def write(self, spec: dict[str, Any] | str | bytes) -> None:
         """Save as a careful editor does: a new file, renamed over the old one."""
-        text = spec if isinstance(spec, bytes) else (
-            spec.encode() if isinstance(spec, str) else yaml.safe_dump(spec, sort_keys=False).encode()
+        text = (
+            spec
+            if isinstance(spec, bytes)
+            else (spec.encode() if isinstance(spec, str) else yaml.safe_dump(spec, sort_keys=False).encode())
         )
         new = self.file.with_suffix(".new")
         new.write_bytes(text)
@@ -78,7 +80,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.folder)},
             )
         if wait:
             self.until(lambda s: s["summary"] == "Ready")
@@ -158,7 +160,9 @@ class Machine:
             except (OSError, StopIteration):
                 pass  # not up yet, or on its way to another port: asked again until the limit
             time.sleep(LOOK_S)
-        raise AssertionError(f"not reached in {limit:g} s\n{json.dumps(seen, indent=1)[-6000:]}\n{self.tail()}")
+        raise AssertionError(
+            f"not reached in {limit:g} s\n{json.dumps(seen, indent=1)[-6000:]}\n{self.tail()}"
+        )
 
     def until_synced(self, active: str | None = None) -> dict[str, Any]:
         """The newest content of the file is what runs."""
@@ -166,10 +170,12 @@ class Machine:
 
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
         return self.until(
-            lambda s: (s["last_attempted"] or {}).get("content_digest") == digest
-            and s["last_attempted"]["outcome"] == "applied"
-            and s["summary"] == "Ready"
-            and (active is None or s["active"]["actual"] == active)
+            lambda s: (
+                (s["last_attempted"] or {}).get("content_digest") == digest
+                and s["last_attempted"]["outcome"] == "applied"
+                and s["summary"] == "Ready"
+                and (active is None or s["active"]["actual"] == active)
+            )
         )
 
     def tail(self, lines: int = 60) -> str:

@@ -22,10 +22,13 @@ def up(machine: Machine) -> Machine:
 def _refused(machine: Machine, reason: str) -> dict[str, Any]:
     """The edit is seen and not in force; the old model still answers. The Synced condition."""
     status = machine.until(
-        lambda s: any(
-            c["type"] == "Synced" and c["status"] == "False" and c["reason"] == reason for c in s["conditions"]
+        lambda s: (
+            any(
+                c["type"] == "Synced" and c["status"] == "False" and c["reason"] == reason
+                for c in s["conditions"]
+            )
+            and s["summary"] == "Stalled"
         )
-        and s["summary"] == "Stalled"
     )
     assert status["active"]["actual"] == "demo"
     assert machine.answer("Who are you?")
@@ -34,7 +37,7 @@ def _refused(machine: Machine, reason: str) -> dict[str, Any]:
 
 
 BROKEN_FILES = {
-    "wrong yaml": ("version: 1\nactive: [\n", "line 2"),
+    "wrong yaml": ("version: 1\nactive: [\n", "lmx.yaml:3:1"),
     "a list": ("- version: 1\n", "map"),
     "unknown key": ("version: 1\nactive: null\nmodels: {}\nactiv: demo\n", "active"),
     "duplicate key": ("version: 1\nactive: null\nactive: demo\nmodels: {}\n", "active"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.http_stream import Answer, post
-from tests.e2e.machine import Machine
+from tests.e2e.machine import LIMIT_S, Machine
 
 CLIENTS = 16
 SWAPS = 20
@@ -17,27 +17,42 @@ LONG = "Count from one to one hundred."
 SMALL_BUDGET = {"budget": "300MiB"}
 
 
-async def _stream(machine: Machine, answers: list[Answer], stop: asyncio.Event) -> None:
-    """Streams without pause, one after the other."""
-    body = {"messages": [{"role": "user", "content": LONG}], "stream": True, "max_tokens": 64}
-    while not stop.is_set():
-        answers.append(await post(machine.port, "/v1/chat/completions", body))
+class _Traffic:
+    """Clients that stream without pause, one answer after the other."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.answers: list[Answer] = []
+        self._machine, self._stop, self._more = machine, asyncio.Event(), asyncio.Condition()
+
+    async def client(self) -> None:
+        body = {"messages": [{"role": "user", "content": LONG}], "stream": True, "max_tokens": 64}
+        while not self._stop.is_set():
+            answer = await post(self._machine.port, "/v1/chat/completions", body)
+            async with self._more:
+                self.answers.append(answer)
+                self._more.notify_all()
+
+    async def more(self, count: int) -> None:
+        """Until this many further answers have come."""
+        goal = len(self.answers) + count
+        async with asyncio.timeout(LIMIT_S), self._more:
+            await self._more.wait_for(lambda: len(self.answers) >= goal)
+
+    def stop(self) -> None:
+        self._stop.set()
 
 
 async def _swap_under_load(machine: Machine, spec: dict[str, Any]) -> list[Answer]:
-    answers: list[Answer] = []
-    stop = asyncio.Event()
-    clients = [asyncio.create_task(_stream(machine, answers, stop)) for _ in range(CLIENTS)]
+    traffic = _Traffic(machine)
+    clients = [asyncio.create_task(traffic.client()) for _ in range(CLIENTS)]
     for i in range(SWAPS):
         target = "mini" if i % 2 == 0 else "demo"
         machine.write({**spec, "active": target})
         await asyncio.to_thread(machine.until_synced, target)
-        before = len(answers)
-        while len(answers) < before + CLIENTS:  # traffic on the new model before the next edit
-            await asyncio.sleep(0.01)
-    stop.set()
+        await traffic.more(CLIENTS)  # on the new model, before the next edit
+    traffic.stop()
     await asyncio.gather(*clients)
-    return answers
+    return traffic.answers
 
 
 @pytest.mark.timeout(300)
