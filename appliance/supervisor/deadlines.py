@@ -11,7 +11,7 @@ late therefore counts as two regular ones at most.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from appliance.wire import Beat, Stage
 
@@ -49,6 +49,7 @@ class Watch:
     deadlines: Deadlines
     stage: Stage = "start"
     beats: int = 0
+    age: float = 0.0  # seconds seen to pass since the first look
     _frames: int = 0
     _progress: int = -1
     _steps: int = 0
@@ -56,7 +57,7 @@ class Watch:
     _still: float = 0.0
     _unanswered: float = 0.0
     _looked: float | None = None
-    _suspect: str | None = field(default=None)
+    _suspect: bool = False
 
     def beat(self, beat: Beat) -> None:
         self.beats += 1
@@ -75,14 +76,14 @@ class Watch:
         """
         passed = 0.0 if self._looked is None else min(now - self._looked, 2 * self.deadlines.look)
         self._looked = now
+        self.age += passed
         heard, moved = frames != self._frames, steps != self._steps
         self._frames, self._steps = frames, steps
         self._silent = 0.0 if heard else self._silent + passed
         self._still = 0.0 if moved else self._still + passed
         self._unanswered = 0.0 if moved or not unanswered else self._unanswered + passed
         doubt = self._doubt()
-        confirmed = doubt is not None and self._suspect is not None
-        self._suspect = doubt
+        confirmed, self._suspect = self._suspect, doubt is not None
         return doubt if confirmed else None
 
     def _doubt(self) -> str | None:

@@ -44,7 +44,7 @@ class Engine:
         self._house = house
         self._loop = asyncio.get_running_loop()
         self.since = self._loop.time()
-        self._spawned = self.since
+        self._probing = 0.0  # the watch's age when the probe was sent
         self._child: process.Child | None = None
         self._link = Link(self._message, self._lost, self._free)
         self._watch = Watch(house.deadlines)
@@ -126,6 +126,7 @@ class Engine:
             id=self.order.id,
             model=self.order.model,
             digest=self.order.digest,
+            own_digest=self.order.own_digest,
             state=self.state,
             since=self.since,
             pid=self.pid,
@@ -170,6 +171,7 @@ class Engine:
         """The hot path: one pass over the rows, whatever becomes of them."""
         requests = self._requests
         self._steps += 1
+        self._watch.stage = "decode"  # the next beat is up to half a second away
         freed = False
         for row in step.rows:
             sink = requests.get(row.rid)
@@ -196,6 +198,7 @@ class Engine:
         if self.state is not EngineState.LOADING:
             return
         self.configure(self.limits)
+        self._probing = self._watch.age
         self._enter(EngineState.PROBING)
         self.submit(probe.submit(self.order.probe), probe.ProbeSink(self._probed))
 
@@ -231,43 +234,49 @@ class Engine:
 
     async def _live(self) -> None:
         """From spawn to reaped. Ends in EXITED whatever happens."""
-        killed_before = endings.oom_kills()
+        kills = endings.oom_kills()
         try:
             command, env = self._house.command, process.environment(os.environ)
-            self._child, sock = await process.spawn(self.id, command, env, self._exited)
+            child, sock = await process.spawn(self.id, command, env, self._exited)
         except OSError as error:
             self._failure = Failure("exit", f"the engine's process could not be started: {error}")
             self._settled(0)
             return
-        child = self._child
+        self._child = child
+        held = 0
         try:
             await self._loop.create_connection(lambda: self._link, sock=sock)
-            pidfiles.write(self._house.state, self.id, child.pid)
-            self._house.on_change()
-            self._link.send(wire.encode(self.order.load))
-            self._look()
+            self._begin(child)
             ending = await self._ending
+            held = max(self._mlx_bytes, self._house.footprint(child.pid) or self._resident)
             self._enter(EngineState.STOPPING)
             self._return_unanswered()
-            before = self._house.footprint(child.pid) or self._resident
             await self._see_out(child, ending)
-            await self._hear_out(child)
-            if self._failure is None and self._stop_reason is None:
-                self._failure = endings.ended(
-                    child.returncode,
-                    bytes(child.tail),
-                    self._watch.stage,
-                    kernel_killed=endings.oom_kills() > killed_before,
-                )
-            self._settled(before)
+        except Exception as error:  # a fault of ours: this engine goes and says so, the others stay
+            log.exception("supervising engine %s failed", self.id)
+            self._failure = self._failure or Failure("exit", f"supervising the engine failed: {error!r}")
         finally:
+            child.kill()
             if self._timer is not None:
                 self._timer.cancel()
-            child.kill()
-            self._link.abort()
+        await child.exited.wait()
+        await self._hear_out(child)
+        if self._failure is None and self._stop_reason is None:
+            tail, stage, by_kernel = bytes(child.tail), self._watch.stage, endings.oom_kills() > kills
+            self._failure = endings.ended(child.returncode, tail, stage, kernel_killed=by_kernel)
+        self._settled(held)
+
+    def _begin(self, child: process.Child) -> None:
+        try:
+            pidfiles.write(self._house.state, self.id, child.pid)
+        except OSError as error:  # it serves all the same, and still dies with its parent
+            log.error("no pid file for engine %s: %s", self.id, error)
+        self._house.on_change()
+        self._link.send(wire.encode(self.order.load))
+        self._look()
 
     async def _see_out(self, child: process.Child, ending: Ending) -> None:
-        """Ask, wait, insist, kill. Comes back when the process has been reaped."""
+        """Ask, wait, insist. What is still there afterwards is killed."""
         if ending.ask:
             self._link.send(wire.encode(wire.Shutdown()))
         if ending.grace > 0 and not await child.wait(ending.grace):
@@ -276,8 +285,6 @@ class Engine:
             log.warning("engine %s did not exit within %g s; ending it", self.id, ending.grace)
             child.terminate()
             await child.wait(TERM)
-        child.kill()
-        await child.exited.wait()
 
     async def _hear_out(self, child: process.Child) -> None:
         """The process is gone: read what it still said, and let go of both pipes."""
@@ -289,10 +296,10 @@ class Engine:
             await self._link.lost.wait()
         await child.close()
 
-    def _settled(self, before: int) -> None:
-        """before: bytes the process held when it was still there."""
+    def _settled(self, held: int) -> None:
+        """held: bytes the process had when it was still there."""
         pid = self.pid
-        self._released = max(0, before - (0 if pid is None else self._house.footprint(pid)))
+        self._released = max(0, held - (0 if pid is None else self._house.footprint(pid)))
         self._mlx_bytes = self._resident = 0
         self._return_unanswered()
         error = self._epitaph()
@@ -322,11 +329,12 @@ class Engine:
         if hung is not None:
             self._fail(Failure("hang", f"{hung}; killed"), grace=0)
         elif self.state in (EngineState.STARTING, EngineState.LOADING):
-            if now - self._spawned > self.order.load_timeout:
+            if self._watch.age > self.order.load_timeout:
                 text = f"the model was not loaded within {self.order.load_timeout:g} s"
                 self._fail(Failure("load_failed", text, "load_timeout"), grace=0)
-        elif self.state is EngineState.PROBING and now - self.since > self.order.probe.within:
-            self._probed(f"no answer to the probe within {self.order.probe.within:g} s")
+        elif self.state is EngineState.PROBING:
+            if self._watch.age - self._probing > self.order.probe.within:
+                self._probed(f"no answer to the probe within {self.order.probe.within:g} s")
 
     # --- small steps ------------------------------------------------------------------------------
 

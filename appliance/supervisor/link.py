@@ -36,11 +36,13 @@ class Link(asyncio.Protocol):
         self.frames = 0
         self.writable = False
         self.lost = asyncio.Event()
+        self.lost.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self.writable = True
+        self.lost.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.writable = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from appliance import wire
 from appliance.errors import ApiError
+from appliance.supervisor import footprint as memory
 from appliance.supervisor import process
 from appliance.supervisor.deadlines import Deadlines
 from reconciler.observed import Limits
@@ -37,6 +38,7 @@ class Order:
     limits: Limits
     probe: Probe
     load_timeout: float
+    own_digest: str = ""
 
 
 class Sink(Protocol):
@@ -72,6 +74,6 @@ class House:
     state: Path
     deadlines: Deadlines = field(default_factory=Deadlines)
     command: Sequence[str] = process.ENGINE
-    footprint: Callable[[int], int] = process.footprint
+    footprint: Callable[[int], int] = memory.footprint
     on_change: Callable[[], None] = _nothing
     on_free: Callable[[Engine], None] = _nobody

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance import wire
+from appliance.supervisor import footprint as memory
 from appliance.supervisor import process
 from appliance.supervisor.deadlines import Deadlines
 from appliance.supervisor.engine import Engine
@@ -30,7 +31,7 @@ class Engines:
         deadlines: Deadlines | None = None,
         on_change: Callable[[], None] | None = None,
         command: Sequence[str] = process.ENGINE,
-        footprint: Callable[[int], int] = process.footprint,
+        footprint: Callable[[int], int] = memory.footprint,
     ) -> None:
         self.on_change = on_change
         self.on_free: Callable[[Engine], None] | None = None  # the router's: an engine may take more
@@ -46,12 +47,20 @@ class Engines:
         )
 
     def spawn(
-        self, model: str, digest: str, load: wire.Load, limits: Limits, probe: Probe, load_timeout: float
+        self,
+        model: str,
+        digest: str,
+        load: wire.Load,
+        limits: Limits,
+        probe: Probe,
+        load_timeout: float,
+        *,
+        own_digest: str = "",
     ) -> str:
         """Begin to start an engine; returns its id at once. load_timeout: seconds until Loaded."""
         engine = f"{model}-{self._next}"
         self._next += 1
-        order = Order(engine, model, digest, load, limits, probe, load_timeout)
+        order = Order(engine, model, digest, load, limits, probe, load_timeout, own_digest)
         self._engines[engine] = Engine(order, self._house)
         self._changed()
         return engine

@@ -1,4 +1,4 @@
-"""One child process: its environment, its last words, its footprint and its end."""
+"""One child process: its environment, its last words and its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
-
-import psutil
 
 log = logging.getLogger("lmx.engine")
 
@@ -46,14 +44,6 @@ def environment(own: Mapping[str, str]) -> dict[str, str]:
 def _secret(name: str) -> bool:
     # TOKENIZERS_PARALLELISM holds the word too, and is none
     return any(word in name.removeprefix("TOKENIZERS_") for word in SECRET)
-
-
-def footprint(pid: int) -> int:
-    """Resident bytes of a process; 0 when it is gone. Costs one short read of /proc."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 class Child(asyncio.SubprocessProtocol):
