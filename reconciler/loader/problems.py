@@ -57,18 +57,24 @@ class Fault:
     suggestion: str = ""
 
     def of(self, file: str) -> Problem:
-        return Problem(
-            file, self.place.line, self.place.column, dotted(self.loc), self.message, self.suggestion
-        )
+        words = _printable(self.message), _printable(self.suggestion)
+        return Problem(file, self.place.line, self.place.column, dotted(self.loc), *words)
+
+
+def _printable(text: str) -> str:
+    """What a terminal may print: a file must not be able to colour or forge the lines about it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
 
 
 def dotted(loc: Loc) -> str:
-    """`models.daily.aliases[0]`. Parts that no terminal should print as they are come quoted."""
+    """`models.daily.aliases[0]`."""
     path = ""
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
             short = part if len(part) <= 64 else f"{part[:61]}..."
-            path += ("." if path else "") + (short if short.isprintable() else repr(short))
+            path += ("." if path else "") + _printable(short)
     return path

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.loader.tree import MAX_BYTES
 from reconciler.scalars import closest
-from reconciler.sources.places import places
+from reconciler.sources.places import Place, places
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ STEP_MS = 15  # an event is passed on when this long passed without another ...
 GROUP_MS = 60  # ... or after this long at most
 SETTLE_S = 0.015  # content counts when it is the same twice, this far apart
 SETTLE_TRIES = 6
+
+# poll: time to look, with or without cause. edited: a name on the way was touched. moved: a watched folder
+# itself was, and the system may have handed its inode on, so that no comparison would tell. other: neither.
+Event = Literal["poll", "edited", "moved", "other"]
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -84,33 +89,31 @@ class FileSource:
         seen = self._last if self._last is not None else await asyncio.to_thread(self._mark)
         while not stop.is_set():
             spots = await asyncio.to_thread(places, self.path)
-            names = {spot.name for spot in spots}
             watcher = _watcher({str(spot.folder) for spot in spots})
-            looked = float(
-                "-inf"
-            )  # the first look is at once: something may have changed before the watcher was up
+            looked = float("-inf")  # look at once: something may have changed before the watcher was up
             try:
                 while not stop.is_set():
-                    if time.monotonic() - looked >= self._poll_s:
-                        pass
-                    elif not await self._event(watcher, names, stop):
+                    due = time.monotonic() - looked >= self._poll_s
+                    event: Event = "poll" if due else await self._event(watcher, spots, stop)
+                    if event == "other":
                         continue
                     looked = time.monotonic()
                     mark = await self._settled(seen)
+                    missed = event == "poll" and mark != seen
                     if mark != seen:
                         seen = mark
                         on_change()
-                    if await asyncio.to_thread(places, self.path) != spots:
-                        break
+                    if event == "moved" or missed or await asyncio.to_thread(places, self.path) != spots:
+                        break  # what is watched is no longer what the path goes through: watch anew
             finally:
                 if watcher is not None:
                     watcher.close()
 
-    async def _event(self, watcher: RustNotify | None, names: set[str], stop: asyncio.Event) -> bool:
-        """Wait for the next event or the next poll. True when it is time to look."""
+    async def _event(self, watcher: RustNotify | None, spots: frozenset[Place], stop: asyncio.Event) -> Event:
+        """Wait for what happens next in the watched folders."""
         if watcher is None:
             await _pause(stop, POLL_WITHOUT_EVENTS_S)
-            return True
+            return "poll"
         left = _Stop(stop)
         call = asyncio.ensure_future(
             asyncio.to_thread(watcher.watch, GROUP_MS, STEP_MS, int(self._poll_s * 1000), left)
@@ -122,8 +125,11 @@ class FileSource:
             await asyncio.wait([call])
             raise
         if isinstance(result, str):
-            return result == "timeout"
-        return any(os.path.basename(changed) in names for _, changed in result)
+            return "poll" if result == "timeout" else "other"
+        changed = {os.path.basename(path) for _, path in result}
+        if changed & {spot.folder.name for spot in spots}:
+            return "moved"
+        return "edited" if changed & {spot.name for spot in spots} else "other"
 
     async def _settled(self, seen: str) -> str:
         """The mark of the content once it is the same twice. Unchanged content needs no second look."""
