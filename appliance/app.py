@@ -112,10 +112,12 @@ class _Appliance:
         self._feed = Feed(self._memory.past)
         self._engines = Engines(folder, first=history.next_engine_number(), on_change=self._poke)
         self._router = Router(self._engines, on_change=self._poke)
-        self._control = ApplianceControl(self._router, self._feed, self._memory, str(file.path))
+        self._fetching = Fetching(self._poke)
+        self._control = ApplianceControl(
+            self._router, self._feed, self._memory, str(file.path), retry=self._fetching.retry_all
+        )
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
-        self._fetching = Fetching(self._poke)
         effects = RealEffects(
             self._engines, self._router, self._listeners, self._fetching, file.path.parent, self._poke
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from appliance import status as documents
@@ -25,8 +25,11 @@ GIB = 2**30
 class ApplianceControl:
     """reading: cheap, from what the loop last saw. Changing: an override, and the wait for its effect."""
 
-    def __init__(self, router: Router, feed: Feed, memory: Remembered, source: str) -> None:
+    def __init__(
+        self, router: Router, feed: Feed, memory: Remembered, source: str, retry: Callable[[], None]
+    ) -> None:
         self.router = router
+        self._retry = retry
         self._feed, self._memory, self._source = feed, memory, source
         self._loop: Loop
         self._started = time.time()
@@ -185,6 +188,7 @@ class ApplianceControl:
         return {"success": True, "cleared": self._loop.clear_overrides(name)}
 
     async def reconcile(self) -> dict[str, Any]:
+        self._retry()
         self._loop.retry_everything()
         return {"success": True, "generation": self._loop.gate.generation}
 
@@ -252,7 +256,7 @@ class ApplianceControl:
 
         await self._until(done, self._loop.spec.swap.load_timeout, key)
 
-    async def _until(self, done: Any, timeout: float, key: str) -> None:
+    async def _until(self, done: Callable[[], bool], timeout: float, key: str) -> None:
         try:
             async with asyncio.timeout(timeout):
                 passes = self._loop.passes

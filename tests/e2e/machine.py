@@ -40,6 +40,7 @@ class Machine:
         self.file = folder / "lmx.yaml"
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
+        self.env: dict[str, str] = {}  # for `up`, on top of the usual
 
     # --- the file ----------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.folder)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.folder), **self.env},
             )
         if wait:
             self.until(lambda s: s["summary"] == "Ready")

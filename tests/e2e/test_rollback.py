@@ -36,7 +36,7 @@ def _refused(machine: Machine, reason: str) -> dict[str, Any]:
     return machine.condition("Synced")
 
 
-BROKEN_FILES = {
+BROKEN_FILES: dict[str, tuple[str | bytes, str]] = {
     "wrong yaml": ("version: 1\nactive: [\n", "lmx.yaml:3:1"),
     "a list": ("- version: 1\n", "map"),
     "unknown key": ("version: 1\nactive: null\nmodels: {}\nactiv: demo\n", "active"),
