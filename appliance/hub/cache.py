@@ -84,7 +84,7 @@ def check_file_name(name: str) -> str:
     """A relative POSIX path below the snapshot, from a listing or an index; else BadName."""
     path = PurePosixPath(name)
     clean = name and not path.is_absolute() and str(path) == name
-    if not clean or ".." in path.parts or len(name) > 400 or _UNSAFE.search(name):
+    if not clean or not path.parts or ".." in path.parts or len(name) > 400 or _UNSAFE.search(name):
         raise BadName(f"the file name {name!r} points outside the model's folder")
     return name
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -183,12 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--allow-code", action="store_true", help="also the repo's Python files")
     given = parser.parse_args(arguments)
-    try:
-        # Nothing that a library prints may get among the lines.
-        with contextlib.redirect_stdout(sys.stderr):
-            return _run(given, _teller(sys.__stdout__ or sys.stderr))
-    except BrokenPipeError:
-        return 1  # whoever started this is gone; the next run goes on from here
+    # Nothing that a library prints may get among the lines.
+    with contextlib.redirect_stdout(sys.stderr):
+        return _run(given, _teller(sys.__stdout__ or sys.stderr))
 
 
 def _run(given: argparse.Namespace, tell: Tell) -> int:
@@ -209,8 +207,13 @@ def _teller(stream: TextIO) -> Tell:
 
     def tell(message: dict[str, Any]) -> None:
         with lock:
-            stream.write(json.dumps(message) + "\n")
-            stream.flush()
+            try:
+                stream.write(json.dumps(message) + "\n")
+                stream.flush()
+            except BrokenPipeError:
+                # Whoever started this is gone. At once, and not after a read that may take half a minute;
+                # the next run goes on from here.
+                os._exit(1)
 
     return tell
 

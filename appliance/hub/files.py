@@ -165,7 +165,7 @@ def check_folder(path: Path, *, adapter: bool = False, inside: Path | None = Non
     if known is not None and known[0] == signature:
         return known[1]
     fingerprint = hashlib.sha256(repr(signature).encode()).hexdigest()[:16]
-    names = {name for name, *_ in signature}
+    names = {name for name, size, *_ in signature if size >= 0}
     try:
         folder = _checked(path, names, fingerprint, adapter, inside)
     except _Problem as problem:

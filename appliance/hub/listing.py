@@ -19,6 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RevisionNotFoundError,
 )
 
+import appliance
 from appliance.hub.cache import BadName, check_blob, check_commit, check_file_name, check_repo, check_revision
 from appliance.hub.failure import FetchError
 
@@ -31,7 +32,9 @@ _NEEDED = re.compile(
     re.VERBOSE,
 )
 _CODE = re.compile(r"[^/]+\.py")
-LEAST_TIMEOUT = 20.0  # seconds for a listing
+TIMEOUT = 20.0  # seconds for a listing
+
+constants.HF_HUB_DISABLE_TELEMETRY = True  # it asks the hub for more, to describe this machine in a header
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def ask(repo: str, revision: str | None, *, allow_code: bool = False) -> Listing
     except BadName as error:
         raise FetchError("not_found", str(error)) from error
     try:
-        info = HfApi().model_info(repo, revision=named, files_metadata=True, timeout=LEAST_TIMEOUT)
+        api = HfApi(library_name="lmx", library_version=appliance.__version__)
+        info = api.model_info(repo, revision=named, files_metadata=True, timeout=TIMEOUT)
     except OfflineModeIsEnabled as error:
         raise FetchError(
             "offline", f"{repo} is not here and HF_HUB_OFFLINE forbids asking; unset it, or copy the model in"
