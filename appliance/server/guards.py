@@ -12,6 +12,7 @@ import ipaddress
 import re
 import socket
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from sanic.request import Request
 from sanic.response import HTTPResponse
@@ -20,7 +21,9 @@ from appliance.errors import ApiError
 from appliance.server.body import DISCARD
 from appliance.server.connection import protocol_of, transport_of
 from appliance.server.control import Control
-from reconciler.spec import Server
+
+if TYPE_CHECKING:
+    from reconciler.spec import Server
 
 _HOST = re.compile(r"^(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?$")
 _SAFE = ("GET", "HEAD", "OPTIONS")
