@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 64,
     },
 }
-TOKENS = {"5m": (400, 200), "90m": (80, 40)}  # generated per stream: alone, in a batch of sixteen
+TOKENS = {"5m": (250, 100), "90m": (80, 40)}  # generated per stream: alone, in a batch of sixteen
 STREAMS = 16
 PROMPT = 32  # tokens
 READY = "ready"
@@ -203,6 +203,8 @@ def measure(folder: Path, shape: str, rounds: int) -> list[dict[str, Any]]:
                     "ratio": round(
                         statistics.median(ours / limit for limit, ours in zip(*rates, strict=True)), 3
                     ),
+                    # the best round of each side: what is left when other programs leave the machine alone
+                    "best_ratio": round(max(rates[1]) / max(rates[0]), 3),
                     "limit_all_started_ms": round(1000 * statistics.median(firsts[0]), 1),
                     "ours_all_started_ms": round(1000 * statistics.median(firsts[1]), 1),
                 }

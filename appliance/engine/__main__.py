@@ -7,6 +7,7 @@ second. The main thread loads and decodes; others read, tokenise and beat.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -59,6 +60,15 @@ def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> No
         leave(wire.EXIT_PROTOCOL)
 
 
+def thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """No thread may end quietly: without its reader or its tokeniser an engine only looks alive."""
+    if isinstance(failure.exc_value, Closed):
+        leave(wire.EXIT_PARENT_GONE)
+    name = failure.thread.name if failure.thread is not None else "?"
+    log.critical("the %s thread failed", name, exc_info=failure.exc_value)
+    leave(wire.EXIT_CRASHED)
+
+
 def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas: str | None) -> int:
     """Load, report, then decode until told to stop; the exit status."""
     started = time.monotonic()
@@ -84,6 +94,8 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
     gauge.enter("idle")
     link.send(warm.loaded(model, time.monotonic() - started, blas))
     log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
+    gc.collect()
+    gc.freeze()  # a million objects of imported libraries: walking them would stall a step by 0.1 s
     Scheduler(model, link, intake, gauge).run()
     return wire.EXIT_OK
 
@@ -99,6 +111,9 @@ def main() -> NoReturn:
     process.ignore_terminal_interrupts()
     if not process.die_with_parent(parent):
         leave(wire.EXIT_PARENT_GONE)
+    threading.excepthook = thread_failed
+    os.environ["HF_HUB_OFFLINE"] = "1"  # models come from local folders: an engine never downloads
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.setswitchinterval(0.0005)  # the decode thread takes over from a busy tokeniser within half a step
     link = Link(socket.socket(fileno=options.fd))
     gauge = beat.Gauge()

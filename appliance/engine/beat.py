@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from appliance.engine.link import Closed, Link
+from appliance.engine.link import Link
 from appliance.wire import Beat, Stage
 
 INTERVAL = 0.5  # seconds
@@ -72,11 +72,8 @@ def start(link: Link, gauge: Gauge) -> None:
     """Beat for as long as the process lives."""
 
     def run() -> None:
-        try:
-            while True:
-                link.send(gauge.beat())
-                time.sleep(INTERVAL)
-        except Closed:
-            return  # the reading thread sees it too, and ends the process
+        while True:
+            link.send(gauge.beat())
+            time.sleep(INTERVAL)
 
     threading.Thread(target=run, name="beat", daemon=True).start()

@@ -20,6 +20,8 @@ def die_with_parent(parent: int) -> bool:
     """Ask Linux to kill this process when its parent dies. False: the parent is gone already.
 
     The parent may die between fork and this call, and then no signal ever comes: hence the second look.
+    The kernel means the parent's *thread* that started this process, so engines are started from a
+    thread that lasts, such as the main one.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

@@ -52,6 +52,8 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
         raise Refusal("invalid_request", "the prompt is empty", param=prompt_field(submit))
     asked = None if limits.force and limits.sampling.max_tokens is not None else submit.sampling.max_tokens
     max_tokens = room(len(prompt), asked, fields.max_tokens, limits, prompt_field(submit))
+    if "" in submit.stop:
+        raise Refusal("invalid_request", "a stop sequence is empty", param="stop")
     for token in submit.logit_bias or {}:
         if not 0 <= token < vocabulary:
             raise Refusal(
@@ -65,7 +67,7 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
         max_tokens=max_tokens,
         choice=choose(fields, submit.logit_bias),
         seed=None if submit.seed is None else submit.seed & (2**64 - 1),
-        stop=tuple(stop for stop in submit.stop if stop),
+        stop=tuple(submit.stop),
         ignore_eos=submit.ignore_eos,
     )
 

@@ -22,7 +22,7 @@ import mlx.core as mx
 from appliance.engine.beat import Gauge
 from appliance.engine.decode import Decoding, Prefill, Row
 from appliance.engine.intake import Cancelled, Command, Intake, Stop
-from appliance.engine.link import Link
+from appliance.engine.link import Closed, Link
 from appliance.engine.load import Model
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 GATHER = 0.004  # seconds an idle engine waits for requests that are being tokenised already
 TIDY = 512  # steps between two clearings of MLX's buffer cache
+TIDY_AFTER = 2.0  # seconds without work after which it is cleared too
 
 
 class Scheduler:
@@ -55,11 +56,16 @@ class Scheduler:
     def run(self) -> None:
         """Serve until Stop."""
         while True:
-            self._take()
-            if self._stopping:
-                return
-            self._admit()
-            self._turn()
+            try:
+                self._take()
+                if self._stopping:
+                    return
+                self._admit()
+                self._turn()
+            except Closed:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever it is, the rows must hear of it
+                self._fail_all(error)
             self._report()
 
     def _busy(self) -> bool:
@@ -69,10 +75,18 @@ class Scheduler:
         inbox = self._intake.inbox
         if not self._busy() and not self._waiting:
             self._gauge.enter("idle")
-            self._do(inbox.get())
+            self._do(self._first())
             self._gather()
         while not inbox.empty():
             self._do(inbox.get())
+
+    def _first(self) -> Command:
+        """Wait for work; give freed buffers back to the system when none comes for a while."""
+        try:
+            return self._intake.inbox.get(timeout=TIDY_AFTER)
+        except queue.Empty:
+            mx.clear_cache()
+            return self._intake.inbox.get()
 
     def _gather(self) -> None:
         """Requests that arrive together are worked on together: wait for those in the tokeniser."""
@@ -99,14 +113,23 @@ class Scheduler:
     # -- admission -----------------------------------------------------------------------------------
 
     def _slots(self) -> int:
-        most = self._intake.limits.concurrency if self._model.batchable else 1
+        most = max(1, self._intake.limits.concurrency) if self._model.batchable else 1
         return most - len(self._decoding.rows) - sum(len(prefill.rows) for prefill in self._prefills)
+
+    def _chunk(self) -> int:
+        return max(1, self._intake.limits.prefill_chunk)
 
     def _admit(self) -> None:
         while self._waiting and (slots := self._slots()) > 0:
-            jobs = together(self._waiting, slots, self._intake.limits.prefill_chunk)
-            rows = [self._row(job) for job in jobs]
-            self._prefills.append(Prefill(self._model.net, rows))
+            rows = []
+            for job in together(self._waiting, slots, self._chunk()):
+                try:
+                    rows.append(self._row(job))
+                except Exception as error:
+                    log.exception("request %d cannot start", job.rid)
+                    self._link.send(Step([Line(job.rid, "", 0, "error", describe(error))]))
+            if rows:
+                self._prefills.append(Prefill(self._model.net, rows))
 
     def _row(self, job: Job) -> Row:
         return Row(
@@ -119,15 +142,12 @@ class Scheduler:
     # -- one turn ------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        try:
-            if self._decoding.rows:
-                self._gauge.enter("decode")
-                self._decode()
-            if self._prefills:
-                self._gauge.enter("prefill")
-                self._prefill()
-        except (RuntimeError, ValueError, MemoryError, TypeError, IndexError, KeyError) as error:
-            self._fail_all(error)
+        if self._decoding.rows:
+            self._gauge.enter("decode")
+            self._decode()
+        if self._prefills:
+            self._gauge.enter("prefill")
+            self._prefill()
         self._turns += 1
         if self._turns % TIDY == 0:
             mx.clear_cache()
@@ -155,8 +175,8 @@ class Scheduler:
         else:
             prefill = min(self._prefills, key=lambda prefill: prefill.left)
         try:
-            tokens = prefill.advance(self._intake.limits.prefill_chunk)
-        except (RuntimeError, ValueError, MemoryError, TypeError, IndexError, KeyError) as error:
+            tokens = prefill.advance(self._chunk())
+        except Exception as error:
             log.exception("a prefill of %d prompts failed", len(prefill.rows))
             self._prefills.remove(prefill)
             self._link.send(Step([self._error(row, describe(error)) for row in prefill.rows]))
@@ -186,7 +206,7 @@ class Scheduler:
                     rest = row.output.end()
                     piece = type(piece)(piece.text + rest.text, rest.stop)
                     finish = "length" if rest.stop is None else "stop"
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except Exception as error:
             log.exception("cannot detokenise token %d", token)
             return self._error(row, f"token {token} cannot be written as text: {describe(error)}")
         if finish is None and not piece.text:
@@ -222,7 +242,8 @@ class Scheduler:
         self._prefills = []
         self._decoding = Decoding(self._model.net)
         mx.clear_cache()
-        self._link.send(Step([self._error(row, describe(error)) for row in rows]))
+        if rows:
+            self._link.send(Step([self._error(row, describe(error)) for row in rows]))
 
 
 def describe(error: Exception) -> str:

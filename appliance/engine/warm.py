@@ -42,26 +42,23 @@ def up(model: Model, gauge: Gauge) -> Model:
 
 
 def attempt(model: Model, lengths: list[int], gauge: Gauge) -> None:
-    """Prompts of these lengths through a prefill and three decode steps, one row joining late."""
+    """Prompts of these lengths through a prefill and some steps; in a batch, more join while it runs."""
     decoding = Decoding(model.net)
-    for first in (True, False):
-        rows = [
-            Row(
-                job=Job(0, [n % model.vocabulary for n in range(length)], 8, Choice(), None, (), True),
-                output=Output(model.tokenizer, ()),
-                sampler=greedy,
-                processor=None,
-            )
-            for length in lengths
-        ]
-        if first or len(lengths) > 1:
-            prefill = Prefill(model.net, rows)
-            prefill.advance(64)
-            decoding.join(prefill)
+    for _ in range(2 if len(lengths) > 1 else 1):
+        prefill = Prefill(model.net, [trial(model, length) for length in lengths])
+        prefill.advance(64)
+        decoding.join(prefill)
         decoding.step()
         gauge.advance()
+    decoding.step()
     decoding.step(last=True)
-    decoding.keep([])
+    gauge.advance()
+
+
+def trial(model: Model, length: int) -> Row:
+    prompt = [n % model.vocabulary for n in range(length)]
+    job = Job(0, prompt, max_tokens=8, choice=Choice(), seed=None, stop=(), ignore_eos=True)
+    return Row(job, Output(model.tokenizer, ()), sampler=greedy, processor=None)
 
 
 def loaded(model: Model, seconds: float, blas: str | None) -> Loaded:

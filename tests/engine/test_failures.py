@@ -12,8 +12,11 @@ from appliance import wire
 from appliance.engine import load, weights
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
+from appliance.engine.decode import Decoding, Prefill
 from appliance.engine.intake import Stop
+from appliance.engine.output import Output
 from appliance.engine.prompt import Job
+from appliance.engine.sampling import Processor, Samplers
 from appliance.engine.schedule import Scheduler
 
 
@@ -22,27 +25,32 @@ class Wire:
 
     def __init__(self) -> None:
         self.rows: dict[int, list[wire.Row]] = {}
+        self.when: Any = None  # called after each frame
+
+    @property
+    def ended(self) -> set[int]:
+        return {rid for rid, rows in self.rows.items() if rows[-1].finish is not None}
 
     def send(self, message: wire.FromEngine) -> None:
         assert isinstance(message, wire.Step)
         for row in message.rows:
+            assert row.rid not in self.ended, "a row after the last"
             self.rows.setdefault(row.rid, []).append(row)
+        self.when()
 
 
 class Inbox:
     """Stands for the intake: commands given beforehand, then Stop."""
 
-    def __init__(self, *commands: Any) -> None:
+    def __init__(self) -> None:
         self.inbox: Any = queue.SimpleQueue()
         self.preparing = 0
         self.limits = wire.Configure(context=512, concurrency=8)
-        for command in commands:
-            self.inbox.put(command)
 
 
 def job(rid: int, tokens: int = 10, **more: Any) -> Job:
-    fields = {"choice": Choice(), "seed": None, "stop": (), "ignore_eos": True, **more}
-    return Job(rid=rid, prompt=[5, 6, 7, 8], max_tokens=tokens, **fields)
+    fields = {"prompt": [5, 6, 7, 8], "choice": Choice(), "seed": None, "stop": (), "ignore_eos": True}
+    return Job(rid=rid, max_tokens=tokens, **{**fields, **more})
 
 
 @pytest.fixture(scope="module")
@@ -51,82 +59,111 @@ def model(folder: Path) -> load.Model:
     return load.load(order, weights.check(order), lambda done, total: None)
 
 
-def serve(scheduler: Scheduler, inbox: Inbox) -> None:
-    """Run until nothing is left to do."""
-    while not inbox.inbox.empty() or scheduler._busy() or scheduler._waiting:
-        scheduler._take()
-        scheduler._admit()
-        scheduler._turn()
+class Serving:
+    """A scheduler over stand-ins for both its neighbours; the model and the device are real."""
+
+    def __init__(self, model: load.Model) -> None:
+        self.out, self.inbox = Wire(), Inbox()
+        self.scheduler = Scheduler(model, self.out, self.inbox, Gauge())  # type: ignore[arg-type]
+
+    def run(self, *jobs: Job) -> None:
+        """Serve these to their ends."""
+        for job in jobs:
+            self.inbox.inbox.put(job)
+        wanted = {job.rid for job in jobs}
+        self.out.when = lambda: wanted <= self.out.ended and self.inbox.inbox.put(Stop())
+        self.scheduler.run()
+        self.scheduler._stopping = False
+
+    def finish(self, rid: int) -> str | None:
+        return self.out.rows[rid][-1].finish
+
+    def message(self, rid: int) -> str:
+        return str(self.out.rows[rid][-1].message)
+
+
+@pytest.fixture
+def serving(model: load.Model) -> Serving:
+    return Serving(model)
 
 
 def test_a_processor_that_raises_fails_its_own_row_only(
-    model: load.Model, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, inbox = Wire(), Inbox(job(1), job(2, choice=Choice(presence=1.0)), job(3))
-    scheduler = Scheduler(model, out, inbox, Gauge())  # type: ignore[arg-type]
-    make = scheduler._row
+    calls = []
 
-    def with_a_fault(job: Job) -> Any:
-        row = make(job)
-        if job.rid == 2:
+    def fault(processor: Processor, last: Any, logits: Any) -> Any:
+        calls.append(last)
+        if len(calls) == 4:
+            raise ValueError("no such grammar")
+        return logits
 
-            def fault(last: Any, logits: Any) -> Any:
-                raise ValueError("no such grammar")
-
-            row.processor = fault  # type: ignore[assignment]
-        return row
-
-    monkeypatch.setattr(scheduler, "_row", with_a_fault)
-    serve(scheduler, inbox)
-    assert out.rows[2][-1].finish == "error"
-    assert "no such grammar" in str(out.rows[2][-1].message)
-    assert [out.rows[rid][-1].finish for rid in (1, 3)] == ["length", "length"]
+    monkeypatch.setattr(Processor, "__call__", fault)
+    serving.run(job(1), job(2, choice=Choice(presence=1.0)), job(3))
+    assert serving.finish(2) == "error"
+    assert "no such grammar" in serving.message(2)
+    assert [serving.finish(rid) for rid in (1, 3)] == ["length", "length"]
+    assert len(calls) == 4
 
 
 def test_a_step_that_fails_ends_its_rows_and_the_next_request_is_served(
-    model: load.Model, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, inbox = Wire(), Inbox(job(1), job(2))
-    scheduler = Scheduler(model, out, inbox, Gauge())  # type: ignore[arg-type]
-
-    def fault(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("the device went away")
-
-    scheduler._take()
-    scheduler._admit()
-    scheduler._turn()
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler._decoding, "_sample", fault)
-        scheduler._turn()
-    assert {out.rows[rid][-1].finish for rid in (1, 2)} == {"error"}
-    assert "the device went away" in str(out.rows[1][-1].message)
-    inbox.inbox.put(job(3))
-    serve(scheduler, inbox)
-    assert out.rows[3][-1].finish == "length"
+        patch.setattr(Decoding, "_sample", raising(RuntimeError("the device went away")))
+        serving.run(job(1), job(2))
+    for rid in (1, 2):
+        assert serving.finish(rid) == "error"
+        assert "the device went away" in serving.message(rid)
+    serving.run(job(3))
+    assert serving.finish(3) == "length"
 
 
 def test_a_prefill_that_fails_ends_its_own_rows_only(
-    model: load.Model, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, inbox = Wire(), Inbox(job(1, tokens=30))
-    scheduler = Scheduler(model, out, inbox, Gauge())  # type: ignore[arg-type]
-    for _ in range(3):
-        scheduler._take() if scheduler._turns == 0 else None
-        scheduler._admit()
-        scheduler._turn()
-    inbox.inbox.put(job(2))
-    scheduler._take()
-    scheduler._admit()
+    run = Prefill._run
 
-    def fault(chunk: int) -> int:
-        raise MemoryError("no room")
+    def fault(prefill: Prefill, pieces: list[list[int]]) -> None:
+        if any(row.job.rid == 2 for row in prefill.rows):
+            raise MemoryError("no room")
+        run(prefill, pieces)
 
-    monkeypatch.setattr(scheduler._prefills[0], "advance", fault)
-    serve(scheduler, inbox)
-    assert out.rows[2][-1].finish == "error"
-    assert out.rows[1][-1].finish == "length"
+    monkeypatch.setattr(Prefill, "_run", fault)
+    serving.run(job(1, prompt=[5] * 500), job(2), job(3, prompt=[6] * 400))
+    assert [serving.finish(rid) for rid in (1, 2, 3)] == ["length", "error", "length"]
+    assert "no room" in serving.message(2)
 
 
-def test_stop_ends_the_loop(model: load.Model) -> None:
-    inbox = Inbox(job(1), Stop())
-    Scheduler(model, Wire(), inbox, Gauge()).run()  # type: ignore[arg-type]
+def test_a_detokenizer_that_fails_ends_its_own_row_only(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = Output.push
+    made = []
+
+    def fault(output: Output, token: int) -> Any:
+        if output not in made:
+            made.append(output)
+        if output is made[0]:
+            raise KeyError(token)
+        return push(output, token)
+
+    monkeypatch.setattr(Output, "push", fault)
+    serving.run(job(1), job(2))
+    assert sorted(str(serving.finish(rid)) for rid in (1, 2)) == ["error", "length"]
+
+
+def test_a_request_that_cannot_start_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Samplers, "get", raising(ValueError("no such sampler")))
+        serving.run(job(1))
+    assert "no such sampler" in serving.message(1)
+    serving.run(job(2))
+    assert serving.finish(2) == "length"
+
+
+def raising(error: Exception) -> Any:
+    def fault(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fault

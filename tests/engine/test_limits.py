@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_neither_and_both_of_messages_and_prompt_are_refused(engine: Engine) -> 
 
 def test_messages_are_rendered_with_the_models_template(engine: Engine) -> None:
     text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>"
-    asked = {"max_tokens": 5, "ignore_eos": True}
+    asked: dict[str, Any] = {"max_tokens": 5, "ignore_eos": True}
     by_template = engine.ask(messages=HELLO, **asked)
     by_hand = engine.ask(text, **asked)
     assert by_template.accepted is not None
@@ -169,3 +170,14 @@ def test_without_a_configuration_the_models_own_limit_is_the_ceiling(
     refused = engine.ask([5] * 2048).refused
     assert refused is not None
     assert refused.details == {"prompt_tokens": 2048, "declared": None, "effective": 2048}
+
+
+def test_an_empty_stop_sequence_is_refused(engine: Engine) -> None:
+    refused = engine.ask("dog", stop=["x", ""]).refused
+    assert refused is not None
+    assert (refused.code, refused.param) == ("invalid_request", "stop")
+
+
+def test_zero_limits_still_serve_one_row_and_one_token_at_a_time(engine: Engine) -> None:
+    engine.send(wire.Configure(context=512, concurrency=0, prefill_chunk=0))
+    assert engine.ask([5] * 20, max_tokens=3, ignore_eos=True).finish == "length"

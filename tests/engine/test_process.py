@@ -141,16 +141,20 @@ def test_beats_come_from_the_first_moment_and_progress_grows_with_work(
     assert (after.rows, after.waiting) == (0, 0)
 
 
-def test_a_parent_that_does_not_read_stops_the_engine_and_loses_nothing(
+def test_a_parent_that_reads_late_loses_nothing_and_is_still_heard(
     folder: Path, start: Callable[[], Engine]
 ) -> None:
+    """More output than the socket holds: the engine waits, while its reader still takes a Cancel."""
     engine = start()
     engine.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     engine.load(folder)
-    engine.send(wire.Configure(context=2048, concurrency=16))
-    replies = [engine.submit([9 + n] * 4, max_tokens=1500, ignore_eos=True) for n in range(16)]
-    engine.finish(*replies, within=60)
-    assert {reply.rows[-1].tokens for reply in replies} == {1500}
+    engine.send(wire.Configure(context=2048, concurrency=8))
+    replies = [engine.submit([9 + n] * 4, max_tokens=400, ignore_eos=True) for n in range(8)]
+    waiting = engine.submit([7] * 4, max_tokens=400)
+    engine.send(wire.Cancel(waiting.rid))
+    engine.finish(waiting, *replies)
+    assert waiting.finish == "cancelled"
+    assert {reply.rows[-1].tokens for reply in replies} == {400}
 
 
 def test_a_wrong_command_line_is_refused() -> None:

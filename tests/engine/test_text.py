@@ -50,7 +50,7 @@ def test_requests_that_join_and_leave_a_batch_give_the_reference_text(
     replies = []
     for prompt, tokens in zip(PROMPTS, lengths, strict=True):
         replies.append(engine.submit(prompt, max_tokens=tokens, ignore_eos=True))
-        engine.until(lambda reply=replies[-1]: bool(reply.rows))  # it runs before the next one comes
+        engine.until(lambda: bool(replies[-1].rows))  # it runs before the next one comes
     engine.finish(*replies)
     for prompt, tokens, reply in zip(PROMPTS, lengths, replies, strict=True):
         assert reply.text == reference(prompt, tokens)
