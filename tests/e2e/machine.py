@@ -158,8 +158,8 @@ class Machine:
                 seen = self.status()
                 if holds(seen):
                     return seen  # type: ignore[no-any-return]
-            except (OSError, StopIteration):
-                pass  # not up yet, or on its way to another port: asked again until the limit
+            except (OSError, StopIteration, KeyError):
+                pass  # not up yet, on its way to another port, or not listed yet: asked again until the limit
             time.sleep(LOOK_S)
         raise AssertionError(
             f"not reached in {limit:g} s\n{json.dumps(seen, indent=1)[-6000:]}\n{self.tail()}"

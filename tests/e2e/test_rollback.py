@@ -38,7 +38,7 @@ def _refused(machine: Machine, reason: str) -> dict[str, Any]:
 
 BROKEN_FILES: dict[str, tuple[str | bytes, str]] = {
     "wrong yaml": ("version: 1\nactive: [\n", "lmx.yaml:3:1"),
-    "a list": ("- version: 1\n", "map"),
+    "a list": ("- version: 1\n", "found a list"),
     "unknown key": ("version: 1\nactive: null\nmodels: {}\nactiv: demo\n", "active"),
     "duplicate key": ("version: 1\nactive: null\nactive: demo\nmodels: {}\n", "active"),
     "wrong type": ("version: 1\nactive: null\nmodels: {}\nserver: {port: high}\n", "server.port"),
