@@ -21,7 +21,7 @@ class Deadlines:
     """Seconds. `probe` is not here: the caller of `spawn` gives it with the prompt."""
 
     silence: float = 5.0  # no frame at all, though it beats twice a second
-    silence_start: float = 20.0  # the same, before its first beat: the interpreter is importing
+    silence_start: float = 20.0  # the same in stage "start": imports keep the interpreter to themselves
     start: float = 60.0  # before it begins to load
     load: float = 120.0  # no further weight file read
     compile: float = 300.0  # first forward pass
@@ -48,7 +48,6 @@ class Watch:
 
     deadlines: Deadlines
     stage: Stage = "start"
-    beats: int = 0
     age: float = 0.0  # seconds seen to pass since the first look
     _frames: int = 0
     _progress: int = -1
@@ -60,7 +59,6 @@ class Watch:
     _suspect: bool = False
 
     def beat(self, beat: Beat) -> None:
-        self.beats += 1
         if beat.stage != self.stage or beat.progress != self._progress:
             self._still = 0.0
             self._unanswered = 0.0
@@ -88,7 +86,7 @@ class Watch:
 
     def _doubt(self) -> str | None:
         limits = self.deadlines
-        allowed = limits.silence if self.beats else limits.silence_start
+        allowed = limits.silence_start if self.stage == "start" else limits.silence
         if self._silent > allowed:
             return f"no sign of life for {self._silent:.1f} s in stage {self.stage}"
         limit = limits.of(self.stage)

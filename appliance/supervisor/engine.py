@@ -17,6 +17,7 @@ from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor import endings, pidfiles, probe, process
 from appliance.supervisor.deadlines import Watch
+from appliance.supervisor.leases import Leases
 from appliance.supervisor.link import Link
 from appliance.supervisor.order import House, Order, Sink
 from reconciler.observed import EngineInfo, EngineObs, EngineState, Failure, Limits
@@ -50,8 +51,7 @@ class Engine:
         self._watch = Watch(house.deadlines)
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
-        self._requests: dict[int, Sink] = {}
-        self._unanswered: dict[int, Sink] = {}
+        self._leases = Leases()
         self._steps = 0
         self._info: EngineInfo | None = None
         self._failure: Failure | None = None
@@ -75,7 +75,7 @@ class Engine:
 
     @property
     def leases(self) -> int:
-        return len(self._requests) - (probe.RID in self._requests)
+        return len(self._leases)
 
     @property
     def open(self) -> bool:
@@ -85,12 +85,12 @@ class Engine:
     def submit(self, submit: wire.Submit, sink: Sink) -> None:
         """Only while `open`. Raises wire.WireError, or what msgspec says of a value it cannot encode."""
         frame = wire.encode(submit)
-        self._requests[submit.rid] = self._unanswered[submit.rid] = sink
+        self._leases.add(submit.rid, sink)
         self._link.send(frame)
 
     def cancel(self, rid: int) -> None:
         """Let go of a request. Its lease ends here: Cancel reaches the engine before any later Submit."""
-        if self._release(rid):
+        if self._leases.release(rid):
             self._link.send(wire.encode(wire.Cancel(rid)))
             self._free()
 
@@ -104,10 +104,8 @@ class Engine:
         if self.state is not EngineState.READY:
             return
         self._enter(EngineState.DRAINING)
-        for rid, sink in list(self._unanswered.items()):
-            self._release(rid)
+        for rid in self._leases.return_unanswered():
             self._link.send(wire.encode(wire.Cancel(rid)))
-            sink.returned()
 
     def stop(self, reason: str, grace: float) -> None:
         """Shutdown, after `grace` SIGTERM, then SIGKILL. Returns at once."""
@@ -144,19 +142,17 @@ class Engine:
 
     def _message(self, message: wire.FromEngine) -> None:
         if type(message) is wire.Step:
-            self._step(message)
+            self._steps += 1
+            self._watch.stage = "decode"  # the next beat is up to half a second away
+            if self._leases.hand_out(message.rows):
+                self._free()
         elif isinstance(message, wire.Beat):
             self._watch.beat(message)
             self._mlx_bytes = message.active_bytes + message.cache_bytes
         elif isinstance(message, wire.Accepted):
-            sink = self._unanswered.pop(message.rid, None)
-            if sink is not None:
-                sink.accepted(message)
+            self._leases.accept(message)
         elif isinstance(message, wire.Refused):
-            sink = self._unanswered.get(message.rid)
-            if sink is not None:
-                self._release(message.rid)
-                sink.refused(message)
+            if self._leases.refuse(message):
                 self._free()
         elif isinstance(message, wire.Progress):
             self._progress = (message.done, message.total)
@@ -166,24 +162,6 @@ class Engine:
             self._loaded(message)
         elif isinstance(message, wire.LoadFailed):
             self._fail(Failure("load_failed", message.message, message.code, message.permanent))
-
-    def _step(self, step: wire.Step) -> None:
-        """The hot path: one pass over the rows, whatever becomes of them."""
-        requests = self._requests
-        self._steps += 1
-        self._watch.stage = "decode"  # the next beat is up to half a second away
-        freed = False
-        for row in step.rows:
-            sink = requests.get(row.rid)
-            if sink is None:
-                continue  # cancelled; the engine had not read that yet
-            if row.finish is not None:
-                if row.rid in self._unanswered:  # it ended before the engine came to say Accepted
-                    sink.accepted(wire.Accepted(row.rid, 0))
-                freed = self._release(row.rid)
-            sink.row(row)
-        if freed:
-            self._free()
 
     def _hello(self, hello: wire.Hello) -> None:
         if hello.protocol != wire.PROTOCOL:
@@ -230,6 +208,10 @@ class Engine:
     def _lost(self, error: Exception | None) -> None:
         if isinstance(error, wire.WireError):
             self._fail(Failure("crash", f"the engine sent what is no message: {error}"), grace=0)
+        elif error is not None and not isinstance(
+            error, OSError
+        ):  # a fault of ours, logged by the event loop
+            self._fail(Failure("exit", f"reading from the engine failed: {error!r}"), grace=0)
         self._end(Ending(LAST_WORDS))
 
     async def _live(self) -> None:
@@ -250,7 +232,7 @@ class Engine:
             ending = await self._ending
             held = max(self._mlx_bytes, self._house.footprint(child.pid) or self._resident)
             self._enter(EngineState.STOPPING)
-            self._return_unanswered()
+            self._leases.return_unanswered()
             await self._see_out(child, ending)
         except Exception as error:  # a fault of ours: this engine goes and says so, the others stay
             log.exception("supervising engine %s failed", self.id)
@@ -301,11 +283,8 @@ class Engine:
         pid = self.pid
         self._released = max(0, held - (0 if pid is None else self._house.footprint(pid)))
         self._mlx_bytes = self._resident = 0
-        self._return_unanswered()
-        error = self._epitaph()
-        for rid, sink in list(self._requests.items()):
-            self._release(rid)
-            sink.lost(error)
+        self._leases.return_unanswered()
+        self._leases.lose(self._epitaph())
         pidfiles.remove(self._house.state, self.id)
         self._enter(EngineState.EXITED)
 
@@ -325,7 +304,7 @@ class Engine:
         if now - self._measured >= 1.0 and self._child is not None:
             self._measured = now
             self._resident = self._house.footprint(self._child.pid)
-        hung = self._watch.look(now, self._link.frames, self._steps, bool(self._unanswered))
+        hung = self._watch.look(now, self._link.frames, self._steps, self._leases.unanswered)
         if hung is not None:
             self._fail(Failure("hang", f"{hung}; killed"), grace=0)
         elif self.state in (EngineState.STARTING, EngineState.LOADING):
@@ -342,15 +321,6 @@ class Engine:
         self.state = state
         self.since = self._loop.time()
         self._house.on_change()
-
-    def _release(self, rid: int) -> bool:
-        self._unanswered.pop(rid, None)
-        return self._requests.pop(rid, None) is not None
-
-    def _return_unanswered(self) -> None:
-        for rid, sink in list(self._unanswered.items()):
-            self._release(rid)
-            sink.returned()
 
     def _free(self) -> None:
         self._house.on_free(self)

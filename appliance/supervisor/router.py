@@ -47,6 +47,7 @@ class Router:
         self._queues: dict[str, deque[Ticket]] = {}  # never holds an empty one
         self._wanted: dict[str, float] = {}
         self._live: set[Generation] = set()  # submitted, not ended
+        self._closed: str | None = None
         self._rids = count(1)
         self._numbers = count(1)
 
@@ -125,7 +126,8 @@ class Router:
         self._unwant()
 
     def close(self, message: str = "the appliance is shutting down") -> None:
-        """Answer everything that waits. Requests that run are ended by their engines."""
+        """Refuse what waits and all that comes. Requests that run go on for as long as their engines do."""
+        self._closed = message
         for ticket in list(chain.from_iterable(self._queues.values())):
             self._dequeue(ticket)
             self._refuse(ticket, ApiError("overloaded", message, retry_after=SWAP_RETRY))
@@ -135,6 +137,8 @@ class Router:
     def _resolve(self, ticket: Ticket) -> Route:
         """Decisions 1 and 2. Raises ApiError."""
         table = self._table
+        if self._closed is not None:
+            raise ApiError("overloaded", self._closed, retry_after=SWAP_RETRY)
         if ticket.name is None:
             if table.active is None:
                 raise ApiError(

@@ -91,7 +91,10 @@ def test_silence_is_noticed_whatever_the_stage() -> None:
 
 
 def test_an_interpreter_that_starts_may_be_silent_for_longer() -> None:
-    hung = Clock().until_hung(None)
+    clock = Clock()
+    clock.beat("start")
+    clock.look()
+    hung = clock.until_hung(None)
     assert hung is not None
     assert 20 < hung <= 20 + 3 * LOOK
 

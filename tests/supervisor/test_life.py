@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ async def test_kill_9_in_mid_stream_is_a_crash_that_only_its_own_streams_feel(wo
 
 
 async def test_kill_stop_is_noticed_as_a_hang_and_cured(world: Make) -> None:
-    async with world(deadlines=Deadlines(silence=3.0, look=0.1)) as w:
+    async with world(deadlines=Deadlines(look=0.1)) as w:
         engine = await w.serving()
         stream = await w.router.open(None, prompt(4000))
         await anext(stream)
@@ -98,8 +99,17 @@ async def test_kill_stop_is_noticed_as_a_hang_and_cured(world: Make) -> None:
                 pass
         failure = (await w.reach(engine, S.EXITED)).failure
         assert failure.reason == "hang"
-        assert "no sign of life for 3." in failure.message
+        assert "no sign of life for 5." in failure.message
         assert "in stage decode" in failure.message
+
+
+async def test_a_parent_that_was_busy_does_not_blame_its_engine(world: Make) -> None:
+    async with world(command=standin("deaf"), deadlines=Deadlines(silence=1.0, look=0.1)) as w:
+        await w.ready()
+        for _ in range(3):
+            time.sleep(1.5)  # noqa: ASYNC251 - nothing is read meanwhile, as when the parent is stopped
+            await asyncio.sleep(0.3)  # several looks
+        assert w.changes[-1] is S.READY
 
 
 async def test_a_folder_without_a_model_fails_to_load_for_good(world: Make, tmp_path: Path) -> None:

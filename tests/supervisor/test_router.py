@@ -12,6 +12,7 @@ import pytest
 
 from appliance import wire
 from appliance.errors import ApiError
+from appliance.supervisor.counters import Counters
 from appliance.supervisor.generation import Generation
 from reconciler.observed import EngineState, Route, RoutingTable
 from tests.supervisor.conftest import prompt, standin, until
@@ -354,10 +355,14 @@ async def test_an_engine_that_reads_no_more_holds_back_what_is_sent_to_it(world:
 async def test_counters_follow_the_traffic(shared: Make) -> None:
     async with shared() as w:
         engine = await w.serving()
+        async with await w.router.open(None, prompt(4000)) as long:
+            await anext(long)
+            assert w.router.in_flight == 1
+            assert w.router.tokens_out >= 1
+        cut = w.router.tokens_out
+        assert cut == long.tokens
+        w.router.counters = Counters()
         streams = [await w.router.open(None, prompt(30)) for _ in range(3)]
-        assert w.router.in_flight == 3
-        await anext(streams[0])
-        assert w.router.tokens_out >= 1
         for stream in streams:
             await stream.collect()
         counters = w.router.counters
@@ -375,5 +380,38 @@ async def test_shutting_down_answers_everything_that_waits(shared: Make) -> None
         w.route(Route("demo", "wait"))
         (task,) = await queue(w, "a")
         w.router.close()
-        error = await refused(task)
-        assert (error.code, error.message) == ("overloaded", "the appliance is shutting down")
+        for late in (task, w.router.open(None, prompt()), w.router.open("nobody", prompt())):
+            error = await refused(late)
+            assert (error.code, error.message) == ("overloaded", "the appliance is shutting down")
+
+
+async def test_swaps_under_load_lose_no_request(world: Make) -> None:
+    async with world() as w:
+        done = 0
+
+        async def client() -> None:
+            nonlocal done
+            while not stop.is_set():
+                async with await w.router.open(None, prompt(12)) as stream:
+                    deltas = [delta async for delta in stream]
+                assert (deltas[-1].tokens, deltas[-1].finish) == (12, "length")
+                done += 1
+
+        stop = asyncio.Event()
+        old = await w.serving(concurrency=4)
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+        for beside in (True, False):
+            new = await w.ready() if beside else ""
+            w.route(Route("demo", "ready", new, 4) if beside else Route("demo", "wait"))
+            w.engines.drain(old)
+            await until(lambda e=old: w.see(e).leases == 0)
+            w.engines.stop(old, "superseded")
+            await w.reach(old, EngineState.EXITED)
+            w.engines.forget(old)
+            old = new or await w.ready()
+            w.route(Route("demo", "ready", old, 4))
+            await until(lambda n=done: done > n + 8)
+        stop.set()
+        await asyncio.gather(*clients)
+        assert set(w.router.counters.requests) == {("demo", "ok")}
+        assert len(w.engines.observe()) == 1
