@@ -1,0 +1,84 @@
+"""`make bench`: every figure that LMX promises, measured side by side in one run.
+
+    python -m bench [speed|serving|swap ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
+
+Prints a table and writes JSON. Exit status 1 when a goal is not reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import serving, speed, swap
+from bench.speed import Row
+
+PARTS = ("speed", "serving", "swap")
+
+
+def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str]) -> Iterator[Row]:
+    if "speed" in parts:
+        yield from speed.run(scratch, rounds, shapes)
+    if "serving" in parts:
+        yield from serving.run(scratch)
+    if "swap" in parts:
+        yield from swap.run(scratch)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", nargs="+", choices=["5m", "90m"], default=["5m", "90m"])
+    parser.add_argument("--out", type=Path, default=Path("bench/results/latest.json"))
+    args = parser.parse_args()
+    rows = []
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="lmx-bench-") as scratch:
+        for row in _rows(args.parts, Path(scratch), args.rounds, args.shape):
+            rows.append(row)
+            console.print(_line(row), highlight=False)
+    console.print(_table(rows))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "rows": [{**vars(row), "met": row.met} for row in rows],
+    }
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row.met is not False for row in rows) else 1
+
+
+def _value(row: Row) -> str:
+    return f"{row.value:.3g}" if abs(row.value) < 1000 else f"{row.value:,.0f}"
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    return f"{'>=' if row.at_least else '<='} {row.goal:g}"
+
+
+def _line(row: Row) -> str:
+    return f"{row.what}: {_value(row)} {row.unit} {_goal(row)}"
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table("WHAT", "VALUE", "UNIT", "GOAL", "")
+    words = {True: "met", False: "MISSED", None: ""}
+    for row in rows:
+        table.add_row(row.what, _value(row), row.unit, _goal(row), words[row.met])
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Random-weight Qwen3 shapes with the demo model's tokenizer, made on the spot. Run as a script it imports MLX.
+
+The row of the end-of-text token is zero in the (tied) output matrix, so that greedy decoding never
+ends early and every side generates exactly what it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE: dict[str, Any] = {
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForCausalLM"],
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "5m": {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "intermediate_size": 768,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+    },
+    "90m": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "intermediate_size": 2304,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+    },
+}
+TOKENIZER = ROOT / "examples" / "models" / "lmx-demo"  # a byte-level BPE, as the models people run have
+
+
+def make(folder: Path, shape: str) -> Path:
+    """Write the model in a process of its own, so that the caller stays without MLX."""
+    subprocess.run([sys.executable, "-m", "bench.models", str(folder), shape], cwd=ROOT, check=True)
+    return folder
+
+
+def _write(folder: Path, shape: str) -> None:
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models import qwen3
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(TOKENIZER / name, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    eos, size = tokenizer.eos_token_id, len(tokenizer)
+    config = {**BASE, **SHAPES[shape], "vocab_size": size, "eos_token_id": eos}
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.random.seed(7)
+    model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
+    weights = dict(tree_flatten(model.parameters()))
+    table = weights["model.embed_tokens.weight"]
+    table[eos] = 0.0
+    weights["model.embed_tokens.weight"] = table
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    print(f"{shape}: {sum(w.size for w in weights.values()) / 1e6:.1f} M parameters")
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]), sys.argv[2])
