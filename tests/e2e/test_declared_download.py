@@ -1,4 +1,4 @@
-"""A model that the spec names and the disk lacks is fetched, then swapped to; the old one serves till then."""
+"""A model that the spec names and the disk lacks is fetched, then swapped to; the old one serves on."""
 
 from __future__ import annotations
 
