@@ -26,10 +26,9 @@ T = TypeVar("T")
 async def read(request: Request, kind: type[T], limit: int, *, empty: T | None = None) -> T:
     """The body as a `kind`. `empty`: what a request without a body means, where that is allowed."""
     length = request.headers.getone("content-length", "0")
-    bodiless = length == "0" and "transfer-encoding" not in request.headers
-    if empty is not None and bodiless and "content-type" not in request.headers:
-        return empty
-    _check_headers(request)
+    nothing = length == "0" and not {"content-type", "transfer-encoding"} & set(request.headers)
+    if empty is None or not nothing:
+        _check_headers(request)
     http_of(request).request_max_size = limit
     if length.isdecimal() and int(length) > limit:
         raise too_large(request, limit)
@@ -41,6 +40,8 @@ async def read(request: Request, kind: type[T], limit: int, *, empty: T | None =
     # complete; a connection that is not read does not tell that the client has gone.
     if not transport_of(request).is_closing():
         transport_of(request).resume_reading()
+    if empty is not None and nothing:
+        return empty
     body, request.body = request.body, b""  # not kept for as long as the answer takes
     return parse(body, kind)
 

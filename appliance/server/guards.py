@@ -107,7 +107,7 @@ def check_origin(request: Request, server: Server, host: str) -> str | None:
         return None
     raise ApiError(
         "forbidden",
-        f"pages from {origin[:100]} may not call this machine; to let them, add it to server.cors",
+        f"pages from {origin[:100]!a} may not call this machine; to let them, add it to server.cors",
     )
 
 

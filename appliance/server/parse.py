@@ -16,6 +16,8 @@ from appliance.server import schema
 
 T = TypeVar("T")
 
+LONG = 1000
+
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
@@ -63,6 +65,8 @@ def _broken(body: bytes | msgspec.Raw, error: Exception) -> ApiError:
 
 
 def _explain(message: str, kind: type[Any], at: str) -> ApiError:
+    if len(message) > LONG:  # it repeats what the client sent
+        message = f"{message[: LONG // 2]}...{message[-LONG // 2 :]}"
     where = _WHERE.match(message)
     assert where is not None
     what, path = where["what"], (at + (where["path"] or "")).removeprefix(".")

@@ -6,7 +6,7 @@ differ in their seed only, so that a seeded request gives the same choices each 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -14,9 +14,10 @@ from appliance import wire
 from appliance.server import fields, schema
 from appliance.server.fields import invalid, not_supported
 
+# Counts are held so that no body stops the event loop for long while it is checked.
 MAX_PROMPTS = 128
 MAX_MESSAGES = 20_000
-MAX_PROMPT_IDS = 4_000_000
+MAX_PROMPT_IDS = 1_000_000
 SEED_BITS = 2**63
 
 
@@ -26,8 +27,9 @@ def chat_rows(body: schema.ChatRequest) -> list[wire.Submit]:
         raise invalid("messages", "at least one message is needed")
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
-    if len(body.messages) > MAX_MESSAGES:
-        raise invalid("messages", f"at most {MAX_MESSAGES} messages, found {len(body.messages)}")
+    count = sum(len(m.content) if isinstance(m.content, list) else 1 for m in body.messages)
+    if count > MAX_MESSAGES:
+        raise invalid("messages", f"at most {MAX_MESSAGES} messages and content parts, found {count}")
     messages = [_message(message, i) for i, message in enumerate(body.messages)]
     row = _row(body, body.max_tokens or body.max_completion_tokens)
     template = fields.template_kwargs(body.chat_template_kwargs)
@@ -39,8 +41,6 @@ def completion_rows(body: schema.CompletionRequest) -> list[wire.Submit]:
     fields.check_common(body)
     row = _row(body, body.max_tokens)
     prompts = _prompts(body.prompt)
-    if len(prompts) > MAX_PROMPTS:
-        raise invalid("prompt", f"at most {MAX_PROMPTS} prompts in one request, found {len(prompts)}")
     rows = [
         choice for prompt in prompts for choice in _choices(msgspec.structs.replace(row, prompt=prompt), body)
     ]
@@ -101,27 +101,31 @@ def _part(part: schema.Part, where: str) -> str:
     if part.text is None:
         raise invalid(f"{where}.text", "is required")
     for name in ("image_url", "input_audio", "file", "refusal"):
-        fields.asks_nothing(getattr(part, name), f"{where}.{name}")
+        raw = getattr(part, name)
+        if raw is not schema.NULL:
+            fields.asks_nothing(raw, f"{where}.{name}")
     return part.text
 
 
 def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
     """One string, several, the token ids of one prompt, or those of several."""
-    if len(prompt) > MAX_PROMPT_IDS and not isinstance(prompt, str):
-        raise invalid("prompt", f"at most {MAX_PROMPT_IDS} tokens, found {len(prompt)}")
     if isinstance(prompt, str):
-        prompts: list[str | list[int]] = [prompt]
-    elif all(isinstance(item, int) for item in prompt):
-        prompts = [[item for item in prompt if isinstance(item, int)]]
-    else:
-        prompts = [item for item in prompt if not isinstance(item, int)]
-        if len(prompts) < len(prompt) or len({type(item) for item in prompts}) > 1:
-            raise invalid(
-                "prompt", "give a string, a list of strings, token ids, or a list of token id lists"
-            )
-    for one in prompts:
-        if not one:
-            raise invalid("prompt", "is empty")
-        if not isinstance(one, str) and not (min(one) >= 0 and max(one) < 2**31):
-            raise invalid("prompt", "a token id is a whole number from 0")
-    return prompts
+        return [_prompt(prompt)]
+    if len(prompt) > MAX_PROMPT_IDS:
+        raise invalid("prompt", f"at most {MAX_PROMPT_IDS} tokens, found {len(prompt)}")
+    kinds = set(map(type, prompt))
+    if kinds == {int}:
+        return [_prompt(cast(list[int], prompt))]
+    if len(kinds) > 1 or int in kinds:
+        raise invalid("prompt", "give a string, a list of strings, token ids, or a list of token id lists")
+    if not 1 <= len(prompt) <= MAX_PROMPTS:
+        raise invalid("prompt", f"from 1 to {MAX_PROMPTS} prompts in one request, found {len(prompt)}")
+    return [_prompt(cast(str | list[int], one)) for one in prompt]
+
+
+def _prompt(prompt: str | list[int]) -> str | list[int]:
+    if not prompt:
+        raise invalid("prompt", "is empty")
+    if not isinstance(prompt, str) and not (min(prompt) >= 0 and max(prompt) < 2**31):
+        raise invalid("prompt", "a token id is a whole number from 0")
+    return prompt

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -39,8 +40,30 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
 
+class Complaints(logging.Handler):
+    """What Sanic logs as wrong. Nothing that a client does may lead to that."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self.format(record))
+
+
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+def complaints() -> Iterator[Complaints]:
+    handler = Complaints()
+    names = ("asyncio", "sanic.root", "sanic.error", "sanic.server")
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+    yield handler
+    for name in names:
+        logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.fixture
+async def site(complaints: Complaints) -> AsyncIterator[Site]:
     desk = Desk()
     board = Board(desk)
     app = build(board)
@@ -49,3 +72,4 @@ async def site() -> AsyncIterator[Site]:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, verify=False) as http:
         yield Site(desk, board, listeners, port, http)
     await listeners.close_all(grace=2)
+    assert complaints.said == []

@@ -202,7 +202,7 @@ async def test_defaults_spelt_out_ask_for_nothing(site: Site) -> None:
     ("prompt", "words"),
     [
         ("", "empty"),
-        ([], "empty"),
+        ([], "from 1 to 128"),
         (["a", ""], "empty"),
         ([[]], "empty"),
         ([1, "a"], "give a string"),
@@ -210,7 +210,7 @@ async def test_defaults_spelt_out_ask_for_nothing(site: Site) -> None:
         (["a", [1]], "give a string"),
         ([-1], "token id"),
         ([2**40], "token id"),
-        (["a"] * 129, "at most 128"),
+        (["a"] * 129, "from 1 to 128"),
     ],
 )
 async def test_a_prompt_that_is_none_is_refused(site: Site, prompt: Any, words: str) -> None:
@@ -239,6 +239,7 @@ async def test_a_prompt_that_is_none_is_refused(site: Site, prompt: Any, words: 
         (b'{"n": 1' + b"0" * 5000 + b"}", "range"),
         (b'{"temperature": 1e999, "messages": []}', "range"),
         (b"{} {}", "not valid JSON"),
+        (b'{"messages": [{"role": "' + b"q" * 3_000_000 + b'"}]}', "messages[0].role"),
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, TEXT, "/admin/models/load"])
@@ -339,6 +340,13 @@ async def test_a_route_that_is_not_built_yet_says_so(site: Site, method: str, pa
         b"GET /admin/events?after=%ff HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nOrigin: http://\xff\xfe\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
+        b"GET /admin/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\r\n\r\n",
+        b"DELETE /admin/override?model=a&model=b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: \xff\r\n\r\n",
+        POST + b"Content-Encoding: \xff\r\nContent-Length: 0\r\n\r\n",
         POST + b"Content-Length: -1\r\n\r\n",
         POST + b"Content-Length: 1e3\r\n\r\n",
         POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",

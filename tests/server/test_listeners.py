@@ -61,6 +61,20 @@ async def test_an_address_that_is_not_here_is_refused_in_words(site: Site) -> No
         await site.listeners.open("192.0.2.1", 0)
 
 
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [("localhost", ["127.0.0.1"]), ("0.0.0.0", ["127.0.0.1"]), ("::", ["127.0.0.1", "[::1]"])],
+)
+async def test_every_address_that_a_host_means_is_served(site: Site, host: str, addresses: list[str]) -> None:
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    port = await site.listeners.open(host, 0)
+    for address in addresses:
+        assert (await site.http.get(f"http://{address}:{port}/healthz")).status_code == 200
+    await site.listeners.close(host, port, grace=1, idle=0)
+    assert len(site.listeners.observed()) == 1
+
+
 async def test_a_stream_outlives_its_listener(site: Site) -> None:
     site.desk.answer = lambda _: Answer([Delta("one", 1)])
     async with raw.connect(site.port) as line:
