@@ -45,14 +45,13 @@ def _alone(model: Any, tokenizer: Any, load: Load, round_: int) -> dict[str, Any
     tokens, ttft = 0, []
     for request in load.of(0, round_):
         began = time.perf_counter()
-        first = None
-        for response in stream_generate(
-            model, tokenizer, _prompt(tokenizer, request), max_tokens=request.tokens
-        ):
-            if first is None:
-                first = time.perf_counter() - began
-        tokens += response.generation_tokens
-        ttft.append(first)
+        prompt = _prompt(tokenizer, request)
+        times = [
+            time.perf_counter() - began
+            for _ in stream_generate(model, tokenizer, prompt, max_tokens=request.tokens)
+        ]
+        tokens += len(times)
+        ttft.append(times[0])
     return {"seconds": time.perf_counter() - start, "tokens": tokens, "ttft": ttft}
 
 

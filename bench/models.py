@@ -1,4 +1,4 @@
-"""Random-weight Qwen3 shapes with the demo model's tokenizer, made on the spot. Run as a script it imports MLX.
+"""Random-weight Qwen3 shapes with the demo model's tokenizer, made on the spot; as a script it imports MLX.
 
 The row of the end-of-text token is zero in the (tied) output matrix, so that greedy decoding never
 ends early and every side generates exactly what it is asked for.

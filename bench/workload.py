@@ -9,24 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-WORDS = [
-    "model",
-    "fast",
-    "quick",
-    "swap",
-    "file",
-    "edit",
-    "load",
-    "drain",
-    "row",
-    "batch",
-    "token",
-    "cache",
-    "memory",
-    "heat",
-    "queue",
-    "lease",
-]
+WORDS = ("model", "fast", "quick", "swap", "file", "edit", "load", "drain", "row", "batch", "token", "cache")
 
 
 @dataclass(frozen=True)
