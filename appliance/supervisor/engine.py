@@ -11,8 +11,6 @@ import logging
 import os
 from dataclasses import dataclass
 
-import msgspec
-
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor import endings, pidfiles, probe, process
@@ -41,6 +39,7 @@ class Engine:
     def __init__(self, order: Order, house: House) -> None:
         self.order = order
         self.limits = order.limits
+        self._orders = _configure(order.limits)
         self.state = EngineState.STARTING
         self._house = house
         self._loop = asyncio.get_running_loop()
@@ -95,9 +94,10 @@ class Engine:
             self._free()
 
     def configure(self, limits: Limits) -> None:
+        self._orders = _configure(limits)
         self.limits = limits
         if self._info is not None:
-            self._link.send(wire.encode(_configure(limits)))
+            self._link.send(wire.encode(self._orders))
 
     def drain(self) -> None:
         """Take no new request. Those not yet accepted go back; the others run to their end."""
@@ -175,7 +175,7 @@ class Engine:
         self._info = EngineInfo(**fields)
         if self.state is not EngineState.LOADING:
             return
-        self.configure(self.limits)
+        self._link.send(wire.encode(self._orders))
         self._probing = self._watch.age
         self._enter(EngineState.PROBING)
         self.submit(probe.submit(self.order.probe), probe.ProbeSink(self._probed))
@@ -329,12 +329,13 @@ class Engine:
 
 
 def _configure(limits: Limits) -> wire.Configure:
+    """Raises TypeError for a sampling field that the wire does not know."""
     return wire.Configure(
         context=limits.context,
         context_declared=limits.context_declared,
         concurrency=limits.concurrency,
         prefill_chunk=limits.prefill_chunk,
-        sampling=msgspec.convert(dict(limits.sampling), wire.Sampling),
+        sampling=wire.Sampling(**limits.sampling),
         force=limits.force,
         enable_thinking=limits.enable_thinking,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -99,7 +100,11 @@ def _alive(record: PidFile) -> psutil.Process | None:
 
 
 def _kill(process: psutil.Process) -> None:
+    """With all that it started: an engine leads a process group of its own."""
     try:
-        process.kill()
-    except psutil.NoSuchProcess:
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except (ProcessLookupError, psutil.NoSuchProcess):
         return

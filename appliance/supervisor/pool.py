@@ -57,7 +57,10 @@ class Engines:
         *,
         own_digest: str = "",
     ) -> str:
-        """Begin to start an engine; returns its id at once. load_timeout: seconds until Loaded."""
+        """Begin to start an engine; returns its id at once. load_timeout: seconds until Loaded.
+
+        Raises TypeError for a default in `limits.sampling` that is none.
+        """
         engine = f"{model}-{self._next}"
         self._next += 1
         order = Order(engine, model, digest, load, limits, probe, load_timeout, own_digest)

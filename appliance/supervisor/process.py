@@ -114,7 +114,10 @@ class Child(asyncio.SubprocessProtocol):
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the whole process group: the child leads one of its own."""
+        """To the whole process group: the child leads one of its own. Never after the exit, when the number
+        may be somebody else's."""
+        if self.exited.is_set():
+            return
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):

@@ -242,6 +242,28 @@ async def test_limits_change_without_a_reload(world: Make) -> None:
             assert (await stream.collect()).tokens == 100
 
 
+async def test_a_sampling_default_that_is_none_is_an_error_at_once(world: Make) -> None:
+    async with world(command=standin("stubborn")) as w:
+        with pytest.raises(TypeError, match="heat"):
+            w.spawn(limits=Limits(context=64, sampling={"heat": 1}))
+        engine = await w.ready()
+        with pytest.raises(TypeError, match="heat"):
+            w.engines.configure(engine, Limits(context=64, sampling={"heat": 1}))
+        assert w.see(engine).limits.sampling == {}
+
+
+async def test_nothing_is_signalled_by_number_after_the_exit(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(command=standin("exits3")) as w:
+        engine = w.spawn()
+        await until(lambda: w.see(engine).state is S.EXITED)
+        monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("that number may be somebody else's by now"))
+        w.engines.stop(engine, "unload")
+        await w.engines.close()
+        assert w.see(engine).stop_reason is None
+
+
 async def test_configuring_before_the_load_is_over_counts_too(world: Make) -> None:
     async with world() as w:
         engine = w.spawn(limits=Limits(context=64))
