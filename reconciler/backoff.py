@@ -116,5 +116,19 @@ class Ledger:
             )
         )
 
+    def clamped(self, now: float) -> Ledger:
+        """Nothing later than a clock that goes right allows: a wall clock may have been set back."""
+        latest = now + CAP_S * 1.2
+        records = {
+            k: replace(
+                r,
+                crashes=tuple(min(t, now) for t in r.crashes),
+                last_at=min(r.last_at, now),
+                retry_at=min(r.retry_at, latest),
+            )
+            for k, r in self.records.items()
+        }
+        return Ledger(MappingProxyType(records))
+
     def _with(self, key: str, record: Record) -> Ledger:
         return Ledger(MappingProxyType({**self.records, key: record}))

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reconciler.decide import RISING, Choice
+from reconciler.actions import Spawn
+from reconciler.choice import RISING, Blocked, Choice
 from reconciler.observed import EngineState, Observed
 from reconciler.plan import Plan
 from reconciler.spec import Spec
@@ -100,7 +101,10 @@ def _ready(facts: Facts) -> Verdict:
     if route is None:
         return "False", "Starting", "no request is routed yet"
     if route.status == "ready":
-        return "True", "ActiveServes", f"{route.model} answers"
+        engine = next((e for e in facts.seen.engines if e.id == route.engine), None)
+        if engine is not None and engine.state is EngineState.READY:
+            return "True", "ActiveServes", f"{route.model} answers"
+        return "False", "EngineGone", f"the engine of {route.model} has ended; another takes its place"
     if route.status == "refuse":
         return "False", _camel(route.code), route.message
     return "False", "ActiveNotLoaded", route.message
@@ -123,32 +127,36 @@ def _synced(facts: Facts) -> Verdict:
         return "False", "SpecRejected", f"the newest content is not what runs: {_bad_source(facts)}"
     for choice in facts.plan.decision.choices:
         if choice.blocked is not None:
-            kept = "; the last good form answers" if choice.form is not None else ""
-            return "False", choice.blocked.reason, f"models.{choice.name}: {choice.blocked.message}{kept}"
+            kept = "; the last good form answers" if choice.fallback else ""
+            return "False", choice.blocked.reason, _blocked_message(choice, facts.seen) + kept
     for listener in facts.seen.listeners:
         if listener.state == "failed":
             return "False", "ListenFailed", f"{listener.host}:{listener.port}: {listener.message}"
     if facts.restart_needed is not None:
         return "False", "RestartRequired", facts.restart_needed
     if facts.suspended:
-        return "False", "Suspended", "suspend is true"
+        return "False", "Suspended", "suspend is true: edits are read, and take effect when it is false again"
     if facts.plan.decision.stand_in is not None:
         return (
             "False",
             "Swapping",
             f"{facts.plan.decision.stand_in} answers until {facts.spec.active} is ready",
         )
-    waiting = _unfinished(facts)
+    waiting = _unfinished(facts, on_demand=False)
     if waiting is not None:
         return "False", "Reconciling", waiting
     return "True", "UpToDate", f"generation {facts.generation} runs"
 
 
-def _unfinished(facts: Facts) -> str | None:
-    actions = facts.plan.actions
-    if actions:
-        return f"next: {actions[0].kind} {actions[0].subject}: {actions[0].reason}"
+def _unfinished(facts: Facts, *, on_demand: bool = True) -> str | None:
+    """What is still to be done. on_demand: whether a model that comes and goes with requests counts."""
+    aside = {c.name for c in facts.plan.decision.choices if c.why == "on_demand" and not on_demand}
+    for action in facts.plan.actions:
+        if not (aside and isinstance(action, Spawn) and action.model in aside):
+            return f"next: {action.kind} {action.subject}: {action.reason}"
     for choice in facts.plan.decision.choices:
+        if choice.name in aside:
+            continue
         if choice.engine is not None and choice.engine.state in RISING:
             return f"{choice.name} is {choice.engine.state.value}"
         if choice.engine is None and choice.form is not None:
@@ -171,13 +179,19 @@ def _stalled(facts: Facts) -> Verdict:
         return "True", "SpecRejected", _bad_source(facts)
     for choice in facts.plan.decision.choices:
         if choice.blocked is not None and choice.blocked.permanent:
-            return "True", choice.blocked.reason, _blocked_message(choice)
+            return "True", choice.blocked.reason, _blocked_message(choice, facts.seen)
     return "False", "Progressing", ""
 
 
-def _blocked_message(choice: Choice) -> str:
+def _blocked_message(choice: Choice, seen: Observed) -> str:
     assert choice.blocked is not None
-    return f"models.{choice.name}: {choice.blocked.message}"
+    return f"models.{choice.name}: {choice.blocked.message}{_when(choice.blocked, seen)}"
+
+
+def _when(blocked: Blocked, seen: Observed) -> str:
+    if blocked.retry_at is None:
+        return ""
+    return f" (next try in {max(0.0, blocked.retry_at - seen.now):.0f} s)"
 
 
 def _camel(code: str) -> str:

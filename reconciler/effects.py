@@ -18,7 +18,10 @@ class Effects(Protocol):
         """Seconds on a clock that never goes back."""
 
     async def observe(self, spec: Spec, models: Mapping[str, Model]) -> Observed:
-        """Measure the world. `models` maps Model.digest to the models whose files are of interest."""
+        """Measure the world. `models` maps Model.digest to the models whose files are of interest.
+
+        `Observed.now` is when that was: what has been begun before it, shows in it.
+        """
 
     async def act(self, action: Action, spec: Spec, model: Model | None) -> None:
         """Begin the action and return. Never waits for a load, a download or a drain.

@@ -7,7 +7,9 @@ is called from the loop only, the single writer.
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -19,7 +21,11 @@ from typing import Any
 
 from reconciler.backoff import Ledger, Record
 from reconciler.events import Event, EventType
+from reconciler.gate import Accepted
+from reconciler.known import Known
 from reconciler.observed import Failure, OverrideObs
+
+log = logging.getLogger("lmx.state")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,12 +63,23 @@ class History:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._db = self._open()
-        except sqlite3.DatabaseError:
-            self.set_aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-            os.replace(path, self.set_aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self.set_aside = self._put_aside()
             self._db = self._open()
+
+    def _put_aside(self) -> Path:
+        """The damaged file and what belongs to it, under a name that is free."""
+        stem = f"{self.path.name}.damaged-{int(time.time())}"
+        names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+        aside = next(p for name in names if not (p := self.path.with_name(name)).exists())
+        os.replace(self.path, aside)
+        for suffix in ("-wal", "-shm"):
+            beside = self.path.with_name(self.path.name + suffix)
+            if beside.exists():
+                os.replace(beside, aside.with_name(aside.name + suffix))
+        return aside
 
     def _open(self) -> sqlite3.Connection:
         new = not self.path.exists()
@@ -108,12 +125,16 @@ class History:
         ]
 
     def prune(self, older_than: float) -> int:
-        """Delete events from before this wall-clock time; how many went."""
+        """Delete events from before this wall-clock time, and old generations. How many events went."""
         count = self._db.execute("DELETE FROM events WHERE at < ?", (older_than,)).rowcount
+        known = self.known_generations()[1].values()
+        good = self.last_good()
+        wanted = sorted({*known, *([good.generation] if good is not None else [])})
+        marks = ", ".join("?" * len(wanted))
         self._db.execute(
             "DELETE FROM generations WHERE generation <= (SELECT MAX(generation) FROM generations) - ? "
-            "AND applied_at IS NULL",
-            (KEPT_GENERATIONS,),
+            f"AND generation NOT IN ({marks})",
+            (KEPT_GENERATIONS, *wanted),
         )
         return count
 
@@ -132,6 +153,16 @@ class History:
             ),
         )
 
+    def accepted(self, accepted: Accepted, at: float) -> None:
+        """`loop.Store`: a new generation is in force."""
+        self.add_generation(
+            Generation(accepted.generation, accepted.digest, accepted.content_digest, at, None, accepted.text)
+        )
+
+    def applied(self, generation: int, at: float) -> None:
+        """`loop.Store`: this one reached Ready."""
+        self.mark_applied(generation, at)
+
     def mark_applied(self, generation: int, at: float) -> None:
         self._db.execute("UPDATE generations SET applied_at = ? WHERE generation = ?", (at, generation))
 
@@ -139,8 +170,11 @@ class History:
         return self._one("ORDER BY generation DESC LIMIT 1")
 
     def last_good(self) -> Generation | None:
-        """The one that reached Ready last."""
-        return self._one("WHERE applied_at IS NOT NULL ORDER BY applied_at DESC LIMIT 1")
+        """The one that reached Ready last. By number: wall clocks are set back at times."""
+        return self._one("WHERE applied_at IS NOT NULL ORDER BY generation DESC LIMIT 1")
+
+    def generation(self, number: int) -> Generation | None:
+        return next(iter(self._many("WHERE generation = ?", (number,))), None)
 
     def generations(self, limit: int = 20) -> list[Generation]:
         return self._many(f"ORDER BY generation DESC LIMIT {int(limit)}")
@@ -148,9 +182,9 @@ class History:
     def _one(self, tail: str) -> Generation | None:
         return next(iter(self._many(tail)), None)
 
-    def _many(self, tail: str) -> list[Generation]:
+    def _many(self, tail: str, values: tuple[int, ...] = ()) -> list[Generation]:
         rows = self._db.execute(
-            f"SELECT generation, digest, content_digest, at, applied_at, text FROM generations {tail}"
+            f"SELECT generation, digest, content_digest, at, applied_at, text FROM generations {tail}", values
         ).fetchall()
         return [Generation(g, d, c, at, applied, bytes(text)) for g, d, c, at, applied, text in rows]
 
@@ -169,19 +203,44 @@ class History:
 
     def load_ledger(self, offset: float) -> Ledger:
         raw = self._get("ledger") or {}
-        return Ledger(MappingProxyType({k: _record(r) for k, r in raw.items()})).shifted(-offset)
+        try:
+            records = {k: _record(r) for k, r in raw.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("the failure counters in %s cannot be used: %s", self.path, error)
+            return Ledger()
+        return Ledger(MappingProxyType(records)).shifted(-offset)
 
     def save_overrides(self, overrides: tuple[OverrideObs, ...]) -> None:
         self._set("overrides", [asdict(o) for o in overrides])
 
     def load_overrides(self) -> tuple[OverrideObs, ...]:
-        return tuple(OverrideObs(**o) for o in self._get("overrides") or [])
+        try:
+            return tuple(OverrideObs(**o) for o in self._get("overrides") or [])
+        except TypeError as error:
+            log.warning("the overrides in %s cannot be used: %s", self.path, error)
+            return ()
+
+    def save_known(self, known: Known) -> None:
+        """Which generation has each form that is known to run; the words are those of the generation."""
+        forms = {name: form.generation for name, form in known.forms.items()}
+        self._set("known", {"active": known.active, "forms": forms})
+
+    def known_generations(self) -> tuple[str | None, dict[str, int]]:
+        """The newest `active` that answered, and for each model the generation of its form."""
+        raw = self._get("known") or {}
+        return raw.get("active"), dict(raw.get("forms") or {})
 
     def next_engine_number(self) -> int:
         """A number no engine of this state folder has had."""
         number = int(self._get("engine_number") or 0) + 1
         self._set("engine_number", number)
         return number
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """The content is unreadable. A lock, a right or a full disk is another matter: that heals."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _record(raw: Mapping[str, Any]) -> Record:

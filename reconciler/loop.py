@@ -8,33 +8,40 @@ something changed.
     poke ─▶ gate: read, parse ─▶ observe ─▶ absorb failures ─▶ plan ─▶ publish ─▶ first action ─┐
               ▲                                                                                  │
               └──────────────── until the plan is empty; then wait for a poke or `wake_at` ◀─────┘
+
+An observation that is older than the loop's last step, or than one already used, is not planned on: it
+would repeat what was done, or undo it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from reconciler.actions import Spawn
+from reconciler.actions import Action, Download, Spawn
 from reconciler.backoff import STEADY_S, Ledger
+from reconciler.choice import Desired
 from reconciler.conditions import Condition, Facts, conditions, summary
-from reconciler.decide import Desired, forms
 from reconciler.effects import Effects
 from reconciler.events import Event, EventType
+from reconciler.forms import download_key, form_of, forms, own_digest
 from reconciler.gate import Accepted, Content, Gate, Parsed
-from reconciler.observed import EngineObs, EngineState, Observed, OverrideObs
+from reconciler.known import Known
+from reconciler.observed import EngineObs, EngineState, Failure, ModelFiles, Observed, OverrideObs
 from reconciler.plan import Plan, plan
-from reconciler.spec import Spec
+from reconciler.spec import Model, Spec
 from reconciler.watch import changes
 
 log = logging.getLogger("lmx.loop")
 
 IDLE_LOOK_S = 5.0  # look anyway: whatever poke was lost is found by then
 ERROR_PAUSE_S = 1.0
+OLD_NEWS_PAUSE_S = 0.05
 
 
 class Store(Protocol):
@@ -57,6 +64,8 @@ class Memory:
     generation: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     overrides: tuple[OverrideObs, ...] = ()
+    known: Known | None = None  # None: what `good` says
+    held: Accepted | None = None  # in force when `suspend` became true
 
 
 class Loop:
@@ -74,18 +83,22 @@ class Loop:
         memory: Memory | None = None,
         on_event: Callable[[Event], None] = lambda _: None,
         on_pass: Callable[[], None] = lambda: None,
+        on_known: Callable[[Known], None] = lambda _: None,
     ) -> None:
         memory = memory or Memory()
         self._effects, self._store, self._wall, self._on_event = effects, store, wall, on_event
-        self._on_pass = on_pass
+        self._on_pass, self._on_known = on_pass, on_known
         self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
         self.gate = Gate(read, parse, wall, self.emit, accepted=memory.accepted, generation=memory.generation)
         self.good = memory.good
         self.good_at = memory.good_at
-        self.ledger = memory.ledger
+        self.ledger = memory.ledger.clamped(effects.now())
         self.overrides = memory.overrides
+        self.known = memory.known or (
+            Known.of(memory.good.spec, memory.good.generation) if memory.good is not None else Known()
+        )
         self.seen: Observed | None = None
         self.plan: Plan | None = None
         self.conditions: dict[str, Condition] = {}
@@ -93,7 +106,15 @@ class Loop:
         self.last_beat = effects.now()
         self.passes = 0
         self.errors = 0
-        self._suspended_spec: Spec | None = None
+        self._taken = memory.accepted  # the accepted spec whose consequences have been drawn
+        self._held = memory.held or memory.good  # in force while `suspend` is true
+        self._good_spec: tuple[Known, Spec, Spec] | None = None
+        self._engines: dict[str, str] = {}  # engines seen -> fingerprint of their files then
+        self._ended: deque[str] = deque(maxlen=256)  # engines whose end has been written down
+        self._fetching: dict[str, str] = {}  # digests of downloads begun and not over -> download key
+        self._acted_at = effects.now()
+        self._last: Action | None = None
+        self._repeats = 0
 
     # --- from outside --------------------------------------------------------------------------
 
@@ -149,12 +170,19 @@ class Loop:
         return self._fallback
 
     @property
-    def desired(self) -> Desired:
+    def in_force(self) -> Spec:
+        """The spec that is acted on: while `suspend` is true, the one before."""
         spec = self.spec
-        if spec.suspend:
-            held = self._suspended_spec or (self.good.spec if self.good else spec)
-            return Desired(held, self.good.spec if self.good else None, self.overrides)
-        return Desired(spec, self.good.spec if self.good else None, self.overrides)
+        if not spec.suspend:
+            return spec
+        if self._held is not None:
+            return self._held.spec
+        return spec.model_copy(update={"active": None, "models": {}})  # nothing has ever run
+
+    @property
+    def desired(self) -> Desired:
+        spec = self.in_force
+        return Desired(spec, self._known_spec(spec), self.overrides)
 
     @property
     def summary(self) -> str:
@@ -170,13 +198,13 @@ class Loop:
                 self._dirty.clear()
                 try:
                     acted = await self.step()
-                    pause = 0.0 if acted else self._pause()
+                    pause = self._pause(acted)
                 except Exception as error:  # the one place where a bug must not end the appliance
                     self.errors += 1
                     log.exception("a pass of the loop failed")
                     self._report_error(error)
-                    acted, pause = False, ERROR_PAUSE_S
-                if acted:
+                    pause = ERROR_PAUSE_S
+                if pause == 0.0:
                     await asyncio.sleep(0)
                     continue
                 dirty = asyncio.ensure_future(self._dirty.wait())
@@ -191,8 +219,13 @@ class Loop:
         except Exception:  # the store itself may be what failed; the log line above has it
             log.exception("the failure could not be recorded either")
 
-    def _pause(self) -> float:
+    def _pause(self, acted: bool) -> float:
         """Seconds until the next look. A beat at least each IDLE_LOOK_S keeps /healthz honest."""
+        if acted:
+            # A step that shows no effect is taken again, but not in a frenzy.
+            return 0.0 if self._repeats < 3 else min(1.0, 0.01 * 2.0 ** min(self._repeats, 10))
+        if self.seen is None or self.seen.now < self._acted_at:
+            return OLD_NEWS_PAUSE_S
         if self.plan is None or self.plan.wake_at is None:
             return IDLE_LOOK_S
         return min(IDLE_LOOK_S, max(0.01, self.plan.wake_at - self._effects.now()))
@@ -200,41 +233,61 @@ class Loop:
     async def step(self) -> bool:
         """One pass; True when it acted, so that another look is due at once."""
         self.passes += 1
-        if self.gate.check():
-            self._accepted()
+        self.gate.check()
+        self._take()
         desired = self.desired
         models = forms(desired)
         seen = await self._effects.observe(desired.spec, models)
+        if seen.now < self._acted_at or (self.seen is not None and seen.now < self.seen.now):
+            return False
         self.last_beat = seen.now
-        self._absorb(seen)
+        self._absorb(desired, seen)
         found = plan(desired, seen, self.ledger)
+        self._learn(desired, found, seen)
         self._publish(desired, seen, found)
         if not found.actions:
             return False
-        action = found.actions[0]
-        self.emit(
-            EventType.ACTION,
-            f"{action.mark} {action.kind} {action.subject}: {action.reason}",
-            {"action": action.kind, "subject": action.subject, "field": action.field, "mark": action.mark},
-        )
-        model = models.get(action.digest) if isinstance(action, Spawn) else None
-        if model is None and hasattr(action, "digest"):
-            model = models.get(action.digest)
-        await self._effects.act(action, desired.spec, model)
+        await self._act(found.actions[0], desired, models)
         return True
+
+    async def _act(self, action: Action, desired: Desired, models: Mapping[str, Model]) -> None:
+        self._repeats = self._repeats + 1 if action == self._last else 0
+        self._last = action
+        if self._repeats == 0:
+            self.emit(
+                EventType.ACTION,
+                f"{action.mark} {action.kind} {action.subject}: {action.reason}",
+                {
+                    "action": action.kind,
+                    "subject": action.subject,
+                    "field": action.field,
+                    "mark": action.mark,
+                },
+            )
+        model = models[action.digest] if isinstance(action, Spawn | Download) else None
+        if isinstance(action, Download) and model is not None:
+            self._fetching[action.digest] = download_key(model)
+        await self._effects.act(action, desired.spec, model)
+        self._acted_at = self._effects.now()
 
     # --- what a pass writes --------------------------------------------------------------------
 
-    def _accepted(self) -> None:
-        accepted = self.gate.accepted
-        assert accepted is not None
-        self._store.accepted(accepted, self._wall())
-        if accepted.spec.suspend:
-            if self._suspended_spec is None:
-                self._suspended_spec = self.good.spec if self.good else None
-        else:
-            self._suspended_spec = None
-        kept = tuple(o for o in self.overrides if o.spec_digest == override_key(accepted.spec, o.model))
+    def _take(self) -> None:
+        """Draw the consequences of a newly accepted spec. Looked at in each pass, so none is ever missed."""
+        accepted, before = self.gate.accepted, self._taken
+        if self._boot_paths is None:
+            self._boot_paths = (self.spec.state.path, self.spec.cache.path)
+        if accepted is None or accepted is before:
+            return
+        if before is None or before.generation != accepted.generation:
+            self._store.accepted(accepted, self._wall())
+        if before is not None and not before.spec.suspend:
+            self._held = before
+        self._drop_overrides(accepted.spec)
+        self._taken = accepted
+
+    def _drop_overrides(self, spec: Spec) -> None:
+        kept = tuple(o for o in self.overrides if o.spec_digest == override_key(spec, o.model))
         for o in self.overrides:
             if o not in kept:
                 self.emit(
@@ -245,35 +298,74 @@ class Loop:
         if kept != self.overrides:
             self._set_overrides(kept)
 
-    def _absorb(self, seen: Observed) -> None:
+    def _absorb(self, desired: Desired, seen: Observed) -> None:
         """Write down failures of engines that are gone; note engines that run well."""
-        ledger = self.ledger
-        known = {e.id for e in self.seen.engines if e.state is EngineState.EXITED} if self.seen else set()
+        ledger = self._fetched(self.ledger, seen)
         for engine in seen.engines:
-            if engine.state is EngineState.EXITED and engine.failure is not None and engine.id not in known:
-                ledger = self._failed(ledger, engine, seen)
+            files = seen.files.get(engine.digest)
+            self._engines.setdefault(engine.id, files.fingerprint if files is not None else "")
+            if engine.state is EngineState.EXITED and engine.id not in self._ended:
+                self._ended.append(engine.id)
+                if engine.failure is not None:
+                    ledger = self._failed(ledger, engine, engine.failure, desired, seen)
             elif engine.state is EngineState.READY and seen.now - engine.since >= STEADY_S:
-                ledger = ledger.steady(engine.own_digest)
-        specs = [self.spec, self._fallback, *([self.good.spec] if self.good else [])]
-        current = frozenset(m.own_digest for s in specs for m in s.models.values())
-        ledger = ledger.kept(current | {e.own_digest for e in seen.engines})
+                ledger = ledger.steady(_key(engine, desired))
+        here = {e.id for e in seen.engines}
+        self._engines = {ident: mark for ident, mark in self._engines.items() if ident in here}
+        ledger = ledger.kept(self._keys(desired) | {e.own_digest for e in seen.engines})
         if ledger is not self.ledger and ledger != self.ledger:
             self._set_ledger(ledger)
 
-    def _failed(self, ledger: Ledger, engine: EngineObs, seen: Observed) -> Ledger:
-        assert engine.failure is not None
-        files = seen.files.get(engine.digest)
-        before = ledger.get(engine.own_digest).quarantined
-        ledger = ledger.failed(
-            engine.own_digest, engine.failure, seen.now, files.fingerprint if files is not None else ""
-        )
-        if ledger.get(engine.own_digest).quarantined and not before:
+    def _keys(self, desired: Desired) -> frozenset[str]:
+        """Everything whose record still matters: the models of the spec, also of one that waits."""
+        specs = [self.spec, desired.spec, *([desired.good] if desired.good is not None else [])]
+        models = [m for spec in specs for m in spec.models.values()]
+        return frozenset({own_digest(m) for m in models} | {download_key(m) for m in models})
+
+    def _fetched(self, ledger: Ledger, seen: Observed) -> Ledger:
+        """What became of the downloads that were begun."""
+        for key, record in list(self._fetching.items()):
+            files = seen.files.get(key)
+            if files is not None and files.state == "downloading":
+                continue
+            del self._fetching[key]
+            if files is not None and files.state == "present":
+                ledger = ledger.cleared(record)
+            elif files is not None:
+                ledger = ledger.failed(record, _fetch_failure(files), seen.now)
+        return ledger
+
+    def _failed(
+        self, ledger: Ledger, engine: EngineObs, failure: Failure, desired: Desired, seen: Observed
+    ) -> Ledger:
+        key = _key(engine, desired)
+        before = ledger.get(key).quarantined
+        ledger = ledger.failed(key, failure, seen.now, self._engines[engine.id])
+        if ledger.get(key).quarantined and not before:
             self.emit(
                 EventType.QUARANTINED,
-                f"{engine.model}: three crashes in ten minutes, the last: {engine.failure.message}",
+                f"{engine.model}: three crashes in ten minutes, the last: {failure.message}",
                 {"model": engine.model},
             )
         return ledger
+
+    def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
+        if self.gate.accepted is None:
+            return
+        force = self._held if self.spec.suspend else self.gate.accepted
+        if force is None:
+            return
+        known = self.known.learn(desired, force.generation, found.decision, seen)
+        if known is not self.known:
+            self.known = known
+            self._on_known(known)
+
+    def _known_spec(self, like: Spec) -> Spec:
+        held = self._good_spec
+        if held is None or held[0] is not self.known or held[1] is not like:
+            held = (self.known, like, self.known.as_spec(like))
+            self._good_spec = held
+        return held[2]
 
     def _publish(self, desired: Desired, seen: Observed, found: Plan) -> None:
         wall = self._wall()
@@ -309,14 +401,14 @@ class Loop:
 
     def _maybe_good(self, wall: float) -> None:
         accepted = self.gate.accepted
-        if accepted is None or (self.good is not None and self.good == accepted):
+        if accepted is None or self.good is accepted:
             return
         if self.conditions["Ready"].status == "True" and self.conditions["Synced"].status == "True":
             new = self.good is None or self.good.generation != accepted.generation
             self.good = accepted
-            self.good_at = wall
-            self._store.applied(accepted.generation, wall)
             if new:
+                self.good_at = wall
+                self._store.applied(accepted.generation, wall)
                 self.emit(
                     EventType.APPLIED,
                     f"generation {accepted.generation} is Ready",
@@ -324,12 +416,7 @@ class Loop:
                 )
 
     def _restart_needed(self) -> str | None:
-        paths = (self.spec.state.path, self.spec.cache.path)
-        if self.gate.accepted is None:
-            return None
-        if self._boot_paths is None:
-            self._boot_paths = paths
-        if paths != self._boot_paths:
+        if (self.spec.state.path, self.spec.cache.path) != self._boot_paths:
             return "state.path and cache.path take effect when LMX is started again"
         return None
 
@@ -350,4 +437,17 @@ class Loop:
 def override_key(spec: Spec, model: str) -> str:
     """What an override of this model depends on: `active` and the model's own fields."""
     form = spec.models.get(model)
-    return f"{spec.active}:{form.own_digest if form is not None else ''}"
+    return f"{spec.active}:{own_digest(form) if form is not None else ''}"
+
+
+def _key(engine: EngineObs, desired: Desired) -> str:
+    """Under which an engine's failures are counted: its form as the spec words it now.
+
+    An edit that the running engine took up in place has changed the words since it was started.
+    """
+    form = form_of(engine, desired)
+    return own_digest(form) if form is not None else engine.own_digest
+
+
+def _fetch_failure(files: ModelFiles) -> Failure:
+    return Failure("download_failed", files.message or "the download ended", permanent=files.permanent)

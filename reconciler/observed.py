@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
+
 def empty() -> Mapping[str, Any]:
     """A mapping that nobody can write to (a factory: before Python 3.12 it is no valid default)."""
     return MappingProxyType({})
@@ -42,7 +43,7 @@ class Failure:
     permanent: the same files and fields cannot do better, so no retry until inputs change.
     """
 
-    reason: Literal["exit", "crash", "hang", "load_failed", "probe_failed", "oom"]
+    reason: Literal["exit", "crash", "hang", "load_failed", "probe_failed", "oom", "download_failed"]
     message: str
     code: str = "engine_failed"
     permanent: bool = False
@@ -56,7 +57,9 @@ class Limits:
     context_declared: int | None = None
     concurrency: int = 8
     prefill_chunk: int = 512
-    sampling: Mapping[str, Any] = field(default_factory=empty)  # defaults: temperature, top_p, top_k, ..., max_tokens
+    sampling: Mapping[str, Any] = field(
+        default_factory=empty
+    )  # defaults: temperature, top_p, top_k, ..., max_tokens
     force: bool = False
     enable_thinking: bool = True
 
@@ -91,6 +94,7 @@ class EngineObs:
     stop_reason: str | None = None  # set when we asked it to go: "superseded", "drained", "unload", ...
     progress: tuple[int, int] = (0, 0)  # bytes of weights read, of total
     memory_bytes: int = 0  # larger of MLX's figure and the process's footprint
+    forecast_bytes: int = 0  # what its Spawn said it would need; counts until it has loaded
     released_bytes: int | None = None  # measured when it was gone
 
 
@@ -98,7 +102,9 @@ class EngineObs:
 class ModelFiles:
     """What lies on disk for one `source` (and revision, and adapter).
 
-    state: absent (hub model, not complete), downloading, present, broken (message says why).
+    state: absent (hub model, not complete), downloading, present, broken (message says why). permanent:
+    only other files or another spec help; a download that ended with permanent is not tried again, one
+    without is, after a back-off.
     config: the parsed config.json. headers: total bytes of tensors as the safetensors headers say.
     """
 
@@ -180,11 +186,17 @@ class OverrideObs:
 
 @dataclass(frozen=True)
 class Observed:
+    """now: when this was measured, on the clock of `Effects.now`. The loop plans on nothing that is older
+    than its own last step, so a snapshot must not claim to be younger than it is.
+    """
+
     now: float
     engines: tuple[EngineObs, ...] = ()
     files: Mapping[str, ModelFiles] = field(default_factory=empty)  # Model.digest -> its files
     listeners: tuple[ListenerObs, ...] = ()
     table: RoutingTable = field(default_factory=RoutingTable)
     memory: MemoryObs = field(default_factory=lambda: MemoryObs(0, 0))
-    wanted: Mapping[str, float] = field(default_factory=empty)  # on_demand models with a waiting request -> since when
+    wanted: Mapping[str, float] = field(
+        default_factory=empty
+    )  # on_demand models with a waiting request -> since when
     last_used: Mapping[str, float] = field(default_factory=empty)  # engine id -> when its last request ended

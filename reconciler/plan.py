@@ -33,7 +33,9 @@ from reconciler.actions import (
     Unbind,
 )
 from reconciler.backoff import Ledger
-from reconciler.decide import RISING, Choice, Decision, Desired, decide, forms
+from reconciler.choice import RISING, Choice, Decision, Desired
+from reconciler.decide import decide
+from reconciler.forms import digest, forms, own_digest
 from reconciler.observed import EngineObs, EngineState, Limits, Observed, RoutingTable
 from reconciler.routing import table_for
 from reconciler.spec import Model
@@ -64,7 +66,7 @@ def plan(desired: Desired, seen: Observed, ledger: Ledger) -> Plan:
         *_unwanted_loads(decision, seen),
         *_orders(desired, table, seen),
         *_limits(desired, decision, seen),
-        *_surplus(desired, decision, table, seen),
+        *_surplus(desired, decision, seen),
         *_files(desired, decision, seen),
         *_missing(desired, decision, seen),
     )
@@ -107,9 +109,8 @@ def _gone(seen: Observed) -> Iterator[Action]:
 
 
 def _unwanted_loads(decision: Decision, seen: Observed) -> Iterator[Action]:
-    kept = _kept(decision)
     for engine in seen.engines:
-        if engine.state in RISING and engine.id not in kept:
+        if engine.state in RISING and engine.id not in decision.kept:
             yield Stop(
                 engine=engine.id,
                 model=engine.model,
@@ -144,8 +145,8 @@ def _limits(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Ac
         engine = choice.engine
         if engine is None or choice.form is None or engine.state not in (*RISING, EngineState.READY):
             continue
-        if choice.why == "stand_in":
-            continue
+        if choice.why == "stand_in" or choice.context == 0:
+            continue  # it goes soon, or its files are gone and nothing can be computed
         limits = limits_for(choice)
         if engine.limits is not None and engine.limits != limits:
             yield Configure(
@@ -193,11 +194,9 @@ def sampling_defaults(form: Model) -> Mapping[str, Any]:
 # --- 6. is an engine running that nobody wants? ------------------------------------------------------
 
 
-def _surplus(desired: Desired, decision: Decision, table: RoutingTable, seen: Observed) -> Iterator[Action]:
-    kept = _kept(decision)
-    routed = {r.engine for r in table.routes.values() if r.status == "ready"}
+def _surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
     for engine in seen.engines:
-        if engine.state is EngineState.READY and engine.id not in kept and engine.id not in routed:
+        if engine.state is EngineState.READY and engine.id not in decision.kept:
             yield Drain(
                 engine=engine.id,
                 model=engine.model,
@@ -233,7 +232,7 @@ def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision) -> 
     model = desired.spec.models.get(engine.model)
     if model is None:
         return "no longer in the spec"
-    if model.digest != engine.digest:
+    if digest(model) != engine.digest:
         return "replaced by the form the spec now has"
     if model.residency == "on_demand":
         return f"idle for {model.idle_timeout:g} s"
@@ -243,14 +242,16 @@ def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision) -> 
 def _waiting_for_room(decision: Decision) -> Choice | None:
     """The model that could load if others were gone, if there is one."""
     for choice in decision.choices:
-        if choice.form is not None and choice.engine is None and not choice.start:
+        if choice.form is None or choice.engine is not None or choice.start:
+            continue
+        if choice.size is not None and choice.size.problem is None:
             return choice
     return None
 
 
 def _surplus_field(engine: EngineObs, desired: Desired) -> str:
     model = desired.spec.models.get(engine.model)
-    if model is None or model.digest != engine.digest:
+    if model is None or digest(model) != engine.digest:
         return f"models.{engine.model}"
     return "active" if model.residency == "disk" else f"models.{engine.model}.residency"
 
@@ -261,22 +262,37 @@ def _surplus_field(engine: EngineObs, desired: Desired) -> str:
 def _files(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
     needed = set()
     for choice in decision.choices:
-        form = choice.form
-        if form is None or choice.engine is not None:
-            continue
-        needed.add(form.digest)
-        files = seen.files.get(form.digest)
-        if files is not None and files.state == "absent":
-            yield Download(
-                model=choice.name,
-                digest=form.digest,
-                reason=f"{form.source} is not on this disk",
-                field=f"models.{choice.name}.source",
+        for form, wanted in _awaited(choice, desired):
+            needed.add(digest(form))
+            files = seen.files.get(digest(form))
+            fetchable = files is not None and (
+                files.state == "absent" or (files.state == "broken" and not files.permanent)
             )
-    for digest in forms(desired):
-        files = seen.files.get(digest)
-        if files is not None and files.state == "downloading" and digest not in needed:
-            yield CancelDownload(digest=digest, reason="nobody asks for it any more")
+            if wanted and fetchable:
+                yield Download(
+                    model=choice.name,
+                    digest=digest(form),
+                    reason=f"{form.source} is not on this disk",
+                    field=f"models.{choice.name}.source",
+                )
+    # What the spec may ask for again at any moment is fetched to the end.
+    needed |= {digest(m) for m in desired.spec.models.values() if m.residency != "disk"}
+    for key in forms(desired):
+        files = seen.files.get(key)
+        if files is not None and files.state == "downloading" and key not in needed:
+            yield CancelDownload(digest=key, reason="nobody asks for it any more")
+
+
+def _awaited(choice: Choice, desired: Desired) -> Iterator[tuple[Model, bool]]:
+    """Forms whose files are of use to this choice, and whether they may be fetched now.
+
+    The form to run, and the spec's own while another answers for it.
+    """
+    if choice.form is not None and choice.engine is None:
+        yield choice.form, True
+    own = desired.spec.models.get(choice.name)
+    if own is not None and choice.blocked is not None and own != choice.form:
+        yield own, choice.blocked.reason == "Downloading"
 
 
 # --- 8. is a model missing? --------------------------------------------------------------------------
@@ -288,8 +304,8 @@ def _missing(desired: Desired, decision: Decision, seen: Observed) -> Iterator[A
             continue
         yield Spawn(
             model=choice.name,
-            digest=choice.form.digest,
-            own_digest=choice.form.own_digest,
+            digest=digest(choice.form),
+            own_digest=own_digest(choice.form),
             limits=limits_for(choice),
             forecast_bytes=choice.size.at(choice.context),
             reason=f"{choice.size.arithmetic(choice.context)}; limit {decision.limit / 2**30:.2f} GiB",
@@ -303,27 +319,11 @@ def _forcing_field(choice: Choice, desired: Desired) -> str:
         return "swap.rollback"
     if choice.form is not None and desired.good is not None:
         old = desired.good.models.get(choice.name)
-        if old is not None and old.digest != choice.form.digest:
+        if old is not None and digest(old) != digest(choice.form):
             for key in ("source", "revision", "adapter", "trust_remote_code", "role", "kv_bits", "draft"):
                 if getattr(old, key) != getattr(choice.form, key):
                     return f"models.{choice.name}.{key}"
     return "active" if choice.why == "active" else f"models.{choice.name}.residency"
-
-
-# --- shared ------------------------------------------------------------------------------------------
-
-
-def _kept(decision: Decision) -> set[str]:
-    """Engines that should stay: those chosen, unless one of them must make room first, and those held."""
-    making_room = any(c.drain_first for c in decision.choices)
-    kept = set(decision.held)
-    for choice in decision.choices:
-        if choice.engine is None:
-            continue
-        if choice.why == "stand_in" and making_room and choice.engine.id not in decision.held:
-            continue
-        kept.add(choice.engine.id)
-    return kept
 
 
 def _deadlines(desired: Desired, seen: Observed) -> Iterator[float]:

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from reconciler.decide import Choice, Decision, Desired
-from reconciler.observed import EngineObs, EngineState, Observed, Route, RoutingTable
+from reconciler.choice import Blocked, Choice, Decision, Desired
+from reconciler.observed import EngineObs, Observed, Route, RoutingTable
 from reconciler.spec import Spec
 
 
 def table_for(desired: Desired, decision: Decision, seen: Observed) -> RoutingTable:
     """What the router should be doing now."""
     spec = desired.spec
-    routes = {name: _route(name, desired, decision, seen) for name in spec.models}
+    routes = {name: _route(name, desired, decision) for name in spec.models}
     stand_in = decision.stand_in
     if stand_in is not None and stand_in not in routes:
-        routes[stand_in] = _route(stand_in, desired, decision, seen)
+        routes[stand_in] = _route(stand_in, desired, decision)
     active, reason = _active(desired, decision, routes)
+    # A key beats an alias, and an alias beats a source, whoever comes first in the file.
     names: dict[str, str] = {}
     for name in routes:
-        model = spec.models.get(name)
-        if model is not None:
-            names.setdefault(model.source, name)
-            names.update(dict.fromkeys(model.aliases, name))
+        form = spec.models.get(name)
+        if form is not None:
+            names.setdefault(form.source, name)
+    for name, model in spec.models.items():
+        names.update(dict.fromkeys(model.aliases, name))
     names.update({name: name for name in routes})
     return RoutingTable(
         active=active,
@@ -49,9 +51,9 @@ def _active(desired: Desired, decision: Decision, routes: dict[str, Route]) -> t
     return active, ""
 
 
-def _route(name: str, desired: Desired, decision: Decision, seen: Observed) -> Route:
+def _route(name: str, desired: Desired, decision: Decision) -> Route:
     choice = decision.get(name)
-    engine = _serving(name, choice, decision, seen)
+    engine = decision.serving(name)
     if engine is not None:
         return Route(model=name, status="ready", engine=engine.id, concurrency=rows(engine, desired, choice))
     if desired.override(name) == "unload":
@@ -63,16 +65,7 @@ def _route(name: str, desired: Desired, decision: Decision, seen: Observed) -> R
     if choice is None:
         return _not_wanted(name, desired.spec)
     if choice.form is None and choice.blocked is not None:
-        if choice.blocked.permanent:
-            return Route(
-                model=name,
-                status="refuse",
-                code=choice.blocked.code,
-                message=f"{name} cannot run: {choice.blocked.message}",
-            )
-        return Route(
-            model=name, status="wait", code="engine_failed", message=choice.blocked.message, retry_after=1.0
-        )
+        return _blocked(name, choice.blocked)
     return Route(
         model=name,
         status="wait",
@@ -82,23 +75,12 @@ def _route(name: str, desired: Desired, decision: Decision, seen: Observed) -> R
     )
 
 
-def _serving(name: str, choice: Choice | None, decision: Decision, seen: Observed) -> EngineObs | None:
-    if choice is not None and choice.engine is not None and choice.engine.state is EngineState.READY:
-        return choice.engine if not _drained_for_another(choice, decision) else None
-    for engine in seen.engines:
-        if engine.model == name and engine.id in decision.held and engine.state is EngineState.READY:
-            return engine
-    return None
-
-
-def _drained_for_another(choice: Choice, decision: Decision) -> bool:
-    """A stand-in that must go first gets no new request, though it is still there."""
-    assert choice.engine is not None
-    return (
-        choice.why == "stand_in"
-        and choice.engine.id not in decision.held
-        and any(c.drain_first for c in decision.choices)
-    )
+def _blocked(name: str, blocked: Blocked) -> Route:
+    if blocked.permanent:
+        message = f"{name} cannot run: {blocked.lasting_words}"
+        return Route(model=name, status="refuse", code=blocked.code, message=message)
+    message = f"{name} cannot run now: {blocked.lasting_words}"
+    return Route(model=name, status="wait", code=blocked.code, message=message, retry_after=2.0)
 
 
 def _not_wanted(name: str, spec: Spec) -> Route:

@@ -1,0 +1,164 @@
+"""Question 4: does it fit, once everything is done? Pure.
+
+Room is given out in this order, each model at the least context it may have:
+
+ 1. pinned models that run already: what stays loaded is not pushed out by an edit
+ 2. on_demand models that are not yet `min_residency` old
+ 3. other pinned models, `active` first
+ 4. on_demand models in use
+ 5. on_demand models that a request waits for
+ 6. idle ones
+
+Whatever does not fit next to those before it is blocked, or paged out if it runs. What is left over is
+then given, in order of precedence, to models whose context is `auto`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from reconciler.choice import Blocked, Blocks, Choice, Desired
+from reconciler.forms import digest, form_of, own_digest
+from reconciler.observed import EngineObs, EngineState, Observed
+from reconciler.sizing import size_of
+from reconciler.stand_in import passing
+
+_TURNS = {"young": 1, "busy": 3, "asked": 4, "idle": 5}
+
+
+@dataclass(frozen=True)
+class Room:
+    """choices: with size and context. blocks: forms that have no room."""
+
+    choices: list[Choice]
+    blocks: Blocks
+
+
+def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: int) -> Room:
+    spec = desired.spec
+    sized = [
+        replace(c, size=size_of(c.form, seen.files.get(_digest_of(c)), spec)) if c.form is not None else c
+        for c in choices
+    ]
+    blocks: dict[tuple[str, str], Blocked] = {}
+    over: dict[str, Blocked] = {}
+    taken = firm = 0
+    until: list[float] = []
+    for choice in sorted((c for c in sized if c.form is not None and not passing(c, sized)), key=_turn):
+        assert choice.form is not None
+        assert choice.size is not None
+        floor = floor_bytes(choice)
+        if choice.size.problem is not None and choice.engine is None:
+            if _present(choice, seen):
+                problem = Blocked("CannotForecast", "engine_failed", choice.size.problem)
+                blocks[choice.name, own_digest(choice.form)] = problem
+            continue
+        if taken + floor > limit:
+            # What would go by itself, or may be made to go later, is no reason to give up.
+            waits = firm + floor <= limit
+            found = _no_room(choice, limit - taken, limit, taken, waits, until)
+            if _stays(choice):
+                over[choice.name] = replace(found, message=f"goes on running, but {found.message}")
+            else:
+                blocks[choice.name, own_digest(choice.form)] = found
+                continue
+        taken += floor
+        if choice.hold == "pinned":
+            firm += floor
+        elif choice.until is not None and choice.hold == "young":
+            until.append(choice.until)
+    noted = [
+        replace(c, blocked=over[c.name]) if c.name in over and c.blocked is None else c for c in sized
+    ]  # fmt: skip
+    return Room(_contexts(noted, max(0, limit - taken)), blocks)
+
+
+def floor_bytes(choice: Choice) -> int:
+    """The least this choice takes. Of a running model whose files are gone: what it uses."""
+    assert choice.size is not None
+    if choice.size.problem is not None:
+        return choice.engine.memory_bytes if choice.engine is not None else 0
+    return choice.size.at_floor
+
+
+def present_bytes(seen: Observed, choices: list[Choice], desired: Desired) -> dict[str, int]:
+    """What each engine must be counted with now: what it uses, and at least what it was let in for."""
+    sizes = {c.engine.id: c.size for c in choices if c.engine is not None and c.size is not None}
+    out = {}
+    for engine in seen.engines:
+        if engine.state is EngineState.EXITED:
+            continue
+        size = sizes.get(engine.id)
+        form = form_of(engine, desired) if size is None else None
+        if form is not None:
+            size = size_of(form, seen.files.get(engine.digest), desired.spec)
+        if size is not None and size.problem is None:
+            expected = size.at_floor
+        else:
+            expected = 0 if engine.info is not None else engine.forecast_bytes
+        out[engine.id] = max(engine.memory_bytes, expected)
+    return out
+
+
+def _digest_of(choice: Choice) -> str:
+    assert choice.form is not None
+    return digest(choice.form)
+
+
+def _turn(choice: Choice) -> int:
+    if choice.hold == "pinned":
+        return 0 if choice.ready else 2
+    return _TURNS[choice.hold]
+
+
+def _stays(choice: Choice) -> bool:
+    """It runs, and may not be pushed out."""
+    return choice.ready and choice.hold in ("pinned", "young")
+
+
+def _present(choice: Choice, seen: Observed) -> bool:
+    files = seen.files.get(_digest_of(choice))
+    return files is not None and files.state == "present"
+
+
+def _no_room(choice: Choice, left: int, limit: int, taken: int, waits: bool, until: list[float]) -> Blocked:
+    assert choice.size is not None
+    message = (
+        f"does not fit: {choice.size.arithmetic(choice.size.floor_context)}, "
+        f"{gib(max(0, left))} left of {gib(limit)} (memory.budget x memory.warning)"
+    )
+    if taken:
+        message += f" next to what stays loaded ({gib(taken)})"
+    if not waits:
+        return Blocked("InsufficientMemory", "insufficient_memory", message)
+    message += "; on_demand models make room when they are idle"
+    return Blocked(
+        "InsufficientMemory", "insufficient_memory", message, retry_at=min(until, default=None), waits=True
+    )
+
+
+def _contexts(choices: list[Choice], spare: int) -> list[Choice]:
+    out = []
+    for choice in choices:
+        if choice.form is None or choice.size is None:
+            out.append(choice)
+            continue
+        if choice.size.problem is not None or passing(choice, choices):
+            context, why = _as_it_runs(choice.engine), "until its successor is ready"
+            if choice.size.problem is not None:
+                why = choice.size.problem
+        else:
+            context, why = choice.size.context_in(choice.size.at_floor + spare)
+            spare -= min(spare, choice.size.at(context) - choice.size.at_floor)
+        out.append(replace(choice, context=context, context_why=why))
+    return out
+
+
+def _as_it_runs(engine: EngineObs | None) -> int:
+    return engine.limits.context if engine is not None and engine.limits is not None else 0
+
+
+def gib(count: int) -> str:
+    if abs(count) >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB"

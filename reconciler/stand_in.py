@@ -1,0 +1,62 @@
+"""Question 3: who answers while the active model is not ready? Pure.
+
+The model that answers now goes on answering. If none does, and the active model cannot run, the one
+that was active before is brought back.
+"""
+
+from __future__ import annotations
+
+from reconciler.choice import Choice, Desired
+from reconciler.forms import Forms, answering, form_of
+from reconciler.observed import Observed
+
+
+def with_stand_in(
+    desired: Desired, seen: Observed, known: Forms, choices: list[Choice]
+) -> tuple[list[Choice], str | None]:
+    """The choices, and the name of the stand-in among them, if there is one.
+
+    A stand-in that is wanted for its own sake too (it is `loaded`, or on_demand and in use) keeps its own
+    choice, and so its place in memory.
+    """
+    found = _stand_in(desired, seen, known, choices)
+    if found is None:
+        return choices, None
+    own = next((c for c in choices if c.name == found.name), None)
+    if own is not None and own.form is not None and found.engine in (None, own.engine, own.holding):
+        return choices, found.name
+    others = [c for c in choices if c.name != found.name]
+    return [*others[:1], found, *others[1:]], found.name
+
+
+def passing(stand_in: Choice, choices: list[Choice]) -> bool:
+    """It leaves as soon as the active model is ready, so it needs no room beside that."""
+    return stand_in.why == "stand_in" and any(c.why == "active" and c.form is not None for c in choices)
+
+
+def _stand_in(desired: Desired, seen: Observed, known: Forms, choices: list[Choice]) -> Choice | None:
+    active = desired.spec.active
+    mine = next((c for c in choices if c.name == active), None)
+    if active is None or mine is None or mine.ready:
+        return None
+    now = seen.table.active
+    engine = answering(seen, now)
+    if now is not None and now != active and engine is not None and desired.override(now) != "unload":
+        form = form_of(engine, desired)
+        if form is not None and _may_stay(desired, mine):
+            return Choice(now, "stand_in", form, fallback=True, engine=engine)
+    if mine.form is not None or mine.holding is not None:
+        return None
+    before = known.incumbent(active)
+    if before is None or before[0] == active:
+        return None
+    name, form = before
+    engine = known.engine(name, form)
+    if not known.may_run(name, form, engine):
+        return None
+    return Choice(name, "stand_in", form, fallback=True, engine=engine)
+
+
+def _may_stay(desired: Desired, mine: Choice) -> bool:
+    """Without rollback, nothing answers for a model that can never run."""
+    return desired.spec.swap.rollback or mine.blocked is None or not mine.blocked.permanent

@@ -1,0 +1,59 @@
+"""Question 1: which models does somebody want in memory? Pure.
+
+`active` first, then `loaded` models and load overrides by priority, then on_demand models: those in
+use, those a request waits for in the order they asked, then idle ones. An unload override takes out.
+"""
+
+from __future__ import annotations
+
+from reconciler.choice import LIVE, RISING, Desired, Wish
+from reconciler.observed import EngineObs, Observed
+from reconciler.spec import Model
+
+
+def wanted(desired: Desired, seen: Observed) -> list[Wish]:
+    spec = desired.spec
+    out: dict[str, Wish] = {}
+
+    def add(wish: Wish) -> None:
+        if desired.override(wish.name) != "unload":
+            out.setdefault(wish.name, wish)
+
+    if spec.active is not None:
+        add(Wish(spec.active, "active"))
+    by_priority = sorted(spec.models, key=lambda n: (-spec.models[n].priority, n))
+    for name in by_priority:
+        if desired.override(name) == "load":
+            add(Wish(name, "override"))
+        elif spec.models[name].residency == "loaded":
+            add(Wish(name, "loaded"))
+    on_demand = [
+        found
+        for name in by_priority
+        if spec.models[name].residency == "on_demand"
+        and name not in out
+        and (found := _on_demand(name, spec.models[name], seen)) is not None
+    ]
+    turns = {"young": 0, "busy": 0, "asked": 1, "idle": 2}
+    for wish in sorted(on_demand, key=lambda w: (turns[w.hold], seen.wanted.get(w.name, 0.0))):
+        add(wish)
+    return list(out.values())
+
+
+def _on_demand(name: str, model: Model, seen: Observed) -> Wish | None:
+    engines = [e for e in seen.engines if e.model == name and e.state in LIVE]
+    if not engines:
+        return Wish(name, "on_demand", "asked") if name in seen.wanted else None
+    if any(e.state in RISING for e in engines):
+        return Wish(name, "on_demand", "busy")
+    grown = max(e.since for e in engines) + model.min_residency
+    if seen.now < grown:
+        return Wish(name, "on_demand", "young", grown)
+    if name in seen.wanted or any(e.leases for e in engines):
+        return Wish(name, "on_demand", "busy")
+    stale = max(_last_use(e, seen) for e in engines) + model.idle_timeout
+    return Wish(name, "on_demand", "idle", stale) if seen.now < stale else None
+
+
+def _last_use(engine: EngineObs, seen: Observed) -> float:
+    return max(engine.since, seen.last_used.get(engine.id, engine.since))
