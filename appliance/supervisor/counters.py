@@ -17,9 +17,8 @@ class Counters:
     cached_tokens: int = 0
     finished_tokens: int = 0  # completion tokens of ended requests
     ttft_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RING))
-    requests: Counter[tuple[str, str]] = field(
-        default_factory=Counter
-    )  # (model, "ok" | "cancelled" | error code)
+    # (key of the routing table, or "" for names that lead nowhere; "ok", "cancelled" or an error's code)
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     last_used: dict[str, float] = field(default_factory=dict)  # engine id -> when its last request ended
     pace: dict[str, float] = field(default_factory=dict)  # model -> running mean of a request's duration
 

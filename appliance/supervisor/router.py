@@ -33,6 +33,7 @@ from reconciler.observed import Route, RoutingTable
 UNNAMED = frozenset({None, "", "default"})
 SWAP_RETRY = 5.0  # seconds: a load or swap under way is likely to be over by then
 LONGEST_RETRY = 60.0
+NAME_SHOWN = 100  # characters of an unknown name in the answer
 
 
 class Router:
@@ -77,8 +78,10 @@ class Router:
 
     @property
     def last_used(self) -> dict[str, float]:
-        """Engine id -> when its last request ended, for the engines there are."""
-        return {engine: at for engine, at in self.counters.last_used.items() if self._engines.get(engine)}
+        """Engine id -> when its last request ended, for the engines there are; others are dropped."""
+        used = {engine: at for engine, at in self.counters.last_used.items() if self._engines.get(engine)}
+        self.counters.last_used = used
+        return dict(used)
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -135,8 +138,9 @@ class Router:
     # --- decisions --------------------------------------------------------------------------------
 
     def _resolve(self, ticket: Ticket) -> Route:
-        """Decisions 1 and 2. Raises ApiError."""
+        """Decisions 1 and 2; sets `ticket.target`, "" for a name that leads nowhere. Raises ApiError."""
         table = self._table
+        ticket.target = ""
         if self._closed is not None:
             raise ApiError("overloaded", self._closed, retry_after=SWAP_RETRY)
         if ticket.name is None:
@@ -150,12 +154,12 @@ class Router:
         route = None if target is None else table.routes.get(target)
         if target is None or route is None:
             names = ", ".join(sorted(table.routes)) or "none"
-            text = f"there is no model {ticket.name or target!r}; models here: {names}"
+            text = f"there is no model {(ticket.name or target or '')[:NAME_SHOWN]!r}; models here: {names}"
             raise ApiError("model_not_found", text, param="model")
+        ticket.target = target
         if route.status == "refuse":
             text = route.message or f"model {target} does not take requests now"
             raise ApiError(route.code, text, retry_after=route.retry_after)
-        ticket.target = target
         return route
 
     def _place(self, ticket: Ticket) -> None:
@@ -163,7 +167,7 @@ class Router:
         try:
             route = self._resolve(ticket)
         except ApiError as error:
-            self.counters.requests[ticket.name or "", error.code] += 1
+            self.counters.requests[ticket.target, error.code] += 1
             raise
         engine = None if ticket.target in self._queues else self._free_engine(route)
         if engine is not None:
@@ -258,7 +262,7 @@ class Router:
         self._refuse(ticket, error)
 
     def _refuse(self, ticket: Ticket, error: ApiError) -> None:
-        self.counters.requests[ticket.target or ticket.name or "", error.code] += 1
+        self.counters.requests[ticket.target, error.code] += 1
         ticket.settle(error)
 
     def _abandon(self, ticket: Ticket) -> None:

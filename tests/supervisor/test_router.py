@@ -58,6 +58,15 @@ async def test_names_lead_to_routes(shared: Make) -> None:
         assert "demo" in error.message
 
 
+async def test_names_that_clients_make_up_leave_no_trace(shared: Make) -> None:
+    async with shared() as w:
+        await w.serving()
+        for number in range(50):
+            error = await refused(w.router.open(f"{number}" * 100_000, prompt()))
+            assert len(error.message) < 300
+        assert w.router.counters.requests == {("", "model_not_found"): 50}
+
+
 async def test_without_an_active_model_unnamed_requests_hear_why(shared: Make) -> None:
     async with shared() as w:
         w.router.apply(RoutingTable(None, reason="active is null"))
