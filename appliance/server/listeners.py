@@ -40,6 +40,10 @@ class _Listener:
     def connections(self) -> list[Any]:
         return [connection for server in self.servers for connection in server.connections]
 
+    def abort(self) -> None:
+        for connection in self.connections():
+            connection.abort()
+
     def holds(self, protocol: object) -> bool:
         return any(protocol in server.connections for server in self.servers)
 
@@ -100,14 +104,20 @@ class Listeners:
         try:
             await self._wind_down(listener, time.monotonic() + grace, idle)
         finally:
-            for connection in listener.connections():
-                connection.abort()
+            listener.abort()
             self._listeners.remove(listener)
 
     async def close_all(self, grace: float) -> None:
-        """The end of the process: idle connections go at once."""
+        """The end of the process: idle connections go at once, also those of listeners that close already."""
+        end = time.monotonic() + grace
         still = [listener for listener in self._listeners if listener.state == "open"]
-        await asyncio.gather(*(self.close(one.host, one.port, grace, idle=0.0) for one in still))
+        going = [listener for listener in self._listeners if listener.state == "closing"]
+        await asyncio.gather(
+            *(self.close(one.host, one.port, grace, idle=0.0) for one in still),
+            *(self._wind_down(one, end, idle=0.0) for one in going),
+        )
+        for listener in going:  # the call that closes it sees that nothing is left
+            listener.abort()
         Sanic.unregister_app(self._app)
 
     def observed(self) -> tuple[ListenerObs, ...]:

@@ -6,6 +6,8 @@ import logging
 import math
 import re
 import secrets
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -17,7 +19,17 @@ from appliance.errors import ApiError
 
 log = logging.getLogger("lmx.server")
 
-_encoder = msgspec.json.Encoder()
+
+def _plain(value: Any) -> Any:
+    """What the control may hand over and JSON has no word for."""
+    if isinstance(value, Mapping):  # a frozen one; dict itself is known
+        return dict(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 encode = _encoder.encode
 
 # What Sanic itself refuses, by HTTP status.

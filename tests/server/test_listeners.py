@@ -141,6 +141,20 @@ async def test_after_the_grace_what_is_left_is_cut(site: Site) -> None:
             await site.desk.answers[0].cancelled.wait()
 
 
+async def test_the_end_of_the_process_does_not_wait_for_idle_connections(site: Site) -> None:
+    second = await site.listeners.open("127.0.0.1", 0)
+    async with raw.connect(site.port) as line, raw.connect(second) as other:
+        for one in (line, other):
+            await one.send(raw.get("/healthz"))
+            await one.reply()
+        closing = asyncio.create_task(site.listeners.close("127.0.0.1", second, grace=60))
+        await until_refused(second)
+        await asyncio.wait_for(site.listeners.close_all(grace=60), 5)
+        await asyncio.wait_for(closing, 5)
+        assert await line.ended() == await other.ended() == b""
+    assert site.listeners.observed() == ()
+
+
 async def test_followers_of_events_are_let_go_when_their_listener_closes(site: Site) -> None:
     async with raw.connect(site.port) as line:
         await line.send(raw.get("/admin/events"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,6 +39,12 @@ async def test_status_config_and_plan_are_passed_on(site: Site) -> None:
     assert (await site.http.get("/admin/config")).json() == {"version": 1}
     assert (await site.http.get("/admin/plan")).json() == {"plan": [{"action": "load", "model": "demo"}]}
     assert (await site.http.get("/admin/models")).json() == {"models": [{"id": "demo", "loaded": True}]}
+
+
+async def test_frozen_maps_and_paths_are_written_as_json(site: Site) -> None:
+    frozen = {"models": MappingProxyType({"a": 1}), "path": Path("/x")}
+    site.board.status = lambda: frozen  # type: ignore[method-assign]
+    assert (await site.http.get("/status")).json() == {"models": {"a": 1}, "path": "/x"}
 
 
 async def test_models_have_the_public_shape(site: Site) -> None:
