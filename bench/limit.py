@@ -4,6 +4,9 @@ Both sides run in this one script on the same machine, model and BLAS, in altern
 in a process that only has mlx-lm (`stream_generate` for one stream, `BatchGenerator` for sixteen), ours in
 an engine process whose client reads frames and counts. Models are random-weight Qwen3 shapes.
 
+`ratio` is of wall time (ours over the limit, higher is better). `cpu_ratio` compares the processor time
+the two processes used for the same tokens: on a machine that does other work too, it is the steadier one.
+
     python bench/limit.py [--rounds 5] [--model 5m 90m] [--out FILE.json]
 """
 
@@ -23,6 +26,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+import psutil  # noqa: E402
 
 from appliance import wire  # noqa: E402
 
@@ -53,8 +58,8 @@ READY = "ready"
 def make(folder: Path, shape: str) -> Path:
     """Write the model; in a process of its own, so that this one stays without MLX."""
     code = (
-        "import sys; from pathlib import Path; from bench.limit import SHAPES; from tests.engine import models;"
-        "name = sys.argv[2];"
+        "import sys; from pathlib import Path; from bench.limit import SHAPES;"
+        "from tests.engine import models; name = sys.argv[2];"
         "models.write(Path(sys.argv[1]), {**models.QWEN3, **SHAPES[name]}, eos_token_id=1,"
         " max_position_embeddings=4096)"
     )
@@ -70,7 +75,7 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def serve_limit(folder: str) -> None:
-    """Read `streams tokens` from stdin, answer `seconds first` (seconds to the first token of the last row)."""
+    """Read `streams tokens` from stdin, answer `seconds first`: of all, and until every row has a token."""
     from appliance.engine.process import load_openblas
 
     load_openblas()
@@ -102,7 +107,7 @@ def serve_limit(folder: str) -> None:
 
 class Limit:
     def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__)), "--serve-limit", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -111,18 +116,18 @@ class Limit:
         assert self._read() == READY
 
     def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
 
     def run(self, streams: int, tokens: int) -> tuple[float, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{streams} {tokens}\n")
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{streams} {tokens}\n")
+        self.process.stdin.flush()
         seconds, first = self._read().split()
         return float(seconds), float(first)
 
     def close(self) -> None:
-        self._process.communicate()
+        self.process.communicate()
 
 
 # -- ours ----------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ class Limit:
 class Ours:
     def __init__(self, folder: Path) -> None:
         self._sock, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "appliance.engine", "--fd", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
@@ -179,9 +184,21 @@ class Ours:
 
     def close(self) -> None:
         self._send(wire.Shutdown())
-        self._process.wait()
+        self.process.wait()
         self._file.close()
         self._sock.close()
+
+
+def cpu_seconds(process: subprocess.Popen[Any]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def timed(side: Limit | Ours, streams: int, tokens: int) -> tuple[float, float, float]:
+    """Seconds, seconds to the last row's first token, processor seconds."""
+    before = cpu_seconds(side.process)
+    seconds, first = side.run(streams, tokens)
+    return seconds, first, cpu_seconds(side.process) - before
 
 
 def measure(folder: Path, shape: str, rounds: int) -> list[dict[str, Any]]:
@@ -191,9 +208,12 @@ def measure(folder: Path, shape: str, rounds: int) -> list[dict[str, Any]]:
         for streams, tokens in zip((1, STREAMS), TOKENS[shape], strict=True):
             for side in (limit, ours):
                 side.run(streams, 8)  # warm
-            samples = [(limit.run(streams, tokens), ours.run(streams, tokens)) for _ in range(rounds)]
-            rates = [[streams * tokens / seconds for seconds, _ in side] for side in zip(*samples, strict=True)]
-            firsts = [[first for _, first in side] for side in zip(*samples, strict=True)]
+            samples = [tuple(timed(side, streams, tokens) for side in (limit, ours)) for _ in range(rounds)]
+            rates = [
+                [streams * tokens / seconds for seconds, _, _ in side] for side in zip(*samples, strict=True)
+            ]
+            firsts = [[first for _, first, _ in side] for side in zip(*samples, strict=True)]
+            cpu = [statistics.median(used for _, _, used in side) for side in zip(*samples, strict=True)]
             results.append(
                 {
                     "model": shape,
@@ -205,6 +225,7 @@ def measure(folder: Path, shape: str, rounds: int) -> list[dict[str, Any]]:
                     ),
                     # the best round of each side: what is left when other programs leave the machine alone
                     "best_ratio": round(max(rates[1]) / max(rates[0]), 3),
+                    "cpu_ratio": round(cpu[0] / cpu[1], 3),
                     "limit_all_started_ms": round(1000 * statistics.median(firsts[0]), 1),
                     "ours_all_started_ms": round(1000 * statistics.median(firsts[1]), 1),
                 }
@@ -217,7 +238,9 @@ def measure(folder: Path, shape: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--out", type=Path)
