@@ -165,6 +165,13 @@ class Machine:
             f"not reached in {limit:g} s\n{json.dumps(seen, indent=1)[-6000:]}\n{self.tail()}"
         )
 
+    def until_engines(self, count: int) -> None:
+        """Exactly this many child processes: those on their way out take a moment."""
+        end = time.monotonic() + LIMIT_S
+        while len(self.engines()) != count:
+            assert time.monotonic() < end, f"{self.engines()}\n{self.tail()}"
+            time.sleep(LOOK_S)
+
     def until_synced(self, active: str | None = None) -> dict[str, Any]:
         """The newest content of the file is what runs."""
         import hashlib

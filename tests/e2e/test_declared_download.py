@@ -69,4 +69,4 @@ def test_a_newer_edit_cancels_a_download(machine: Machine, hub: Hub) -> None:
     machine.write({**spec, "active": "mini"})
     machine.until_synced("mini")
     machine.until(lambda s: "fetched" not in s["models"])
-    assert len(machine.engines()) == 1  # and no downloader beside it
+    machine.until_engines(1)  # and no downloader beside it

@@ -43,7 +43,7 @@ BROKEN_FILES: dict[str, tuple[str | bytes, str]] = {
     "duplicate key": ("version: 1\nactive: null\nactive: demo\nmodels: {}\n", "active"),
     "wrong type": ("version: 1\nactive: null\nmodels: {}\nserver: {port: high}\n", "server.port"),
     "no unit": ("version: 1\nactive: null\nmodels: {}\nqueue: {timeout: 60}\n", "queue.timeout"),
-    "active unknown": ("version: 1\nactive: nobody\nmodels: {}\n", "nobody"),
+    "active unknown": ("version: 1\nactive: nobody\nmodels: {}\n", "no such model"),
     "not utf-8": (b"version: 1\nname: \xff\xfe\n", "UTF-8"),
     "emptied": ("", "empty"),
     "not supported yet": ("version: 1\nactive: null\nmodels: {}\nslo: {ttft_p95: 9s}\n", "not supported yet"),

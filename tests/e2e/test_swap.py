@@ -78,7 +78,7 @@ def test_twenty_saves_in_a_second_end_in_the_last_state(machine: Machine) -> Non
     assert status["models"]["mini"]["state"] == "ready"
     machine.until(lambda s: s["models"]["demo"]["state"] == "on_disk")
     assert machine.call("GET", "/admin/config")[1]["spec"]["queue"]["depth"] == 119
-    assert len(machine.engines()) == 1
+    machine.until_engines(1)
 
 
 def test_a_ceiling_changes_in_place(machine: Machine) -> None:
