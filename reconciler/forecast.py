@@ -7,26 +7,23 @@ and the workspace a prefill chunk needs while it runs. Pure: everything comes in
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.kv_shape import (
     KV_STEP,
-    NAMES,
     PREFILL_CHUNK,
     Config,
     ForecastError,
     dtype_bytes,
-    head_dim,
     kv_bytes_per_token,
-    language_part,
-    need,
     own_context,
     round_up,
+    understood,
 )
 from reconciler.observed import MemoryObs, ModelFiles
+from reconciler.prefill import DEFAULT_BACKEND, Backend, workspace
 from reconciler.units import Share
 
 __all__ = [
@@ -43,17 +40,12 @@ __all__ = [
     "workspace",
 ]
 
-Backend = Literal["metal", "cpu"]
-
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 AUTO_BUDGET = Share(0.75)
 LEAST_CONTEXT = 4096  # `context: auto` never picks less, except where the model itself has less
 # An engine process before any tensor: interpreter, MLX and mlx-lm (73 MiB resident on Linux), plus
 # tokenizer and thread stacks.
 PROCESS = 128 * MIB
-DEFAULT_BACKEND: Backend = "metal" if sys.platform == "darwin" else "cpu"
-# Head sizes for which Metal's attention kernel never writes the score matrix to memory in prefill.
-FUSED_HEADS = frozenset({64, 80, 128})
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,7 @@ def budget(spec_budget: Literal["auto"] | Share | int, memory: MemoryObs) -> int
 # --- weights --------------------------------------------------------------------------------------
 
 
+@understood
 def weights(files: ModelFiles) -> int:
     """Bytes of weights and adapter once loaded.
 
@@ -111,7 +104,8 @@ def rule_of_thumb(parameters: int, bits: int) -> int:
 
 def _weight_bits(config: Config) -> int:
     for key in ("quantization", "quantization_config"):
-        bits = (config.get(key) or {}).get("bits")
+        quantization = config.get(key)
+        bits = quantization.get("bits") if isinstance(quantization, Mapping) else None
         if isinstance(bits, int):
             return bits
     return 8 * dtype_bytes(config)
@@ -125,60 +119,6 @@ def rows_bytes(
         return 0
     shape = kv_bytes_per_token(config, kv_bits=kv_bits, element_bytes=element_bytes)
     return len(lengths) * shape.row(max(lengths))
-
-
-# --- the workspace --------------------------------------------------------------------------------
-
-
-def workspace(
-    config: Config,
-    prefill_chunk: int = PREFILL_CHUNK,
-    rows: int = 1,
-    *,
-    context: int = LEAST_CONTEXT,
-    backend: Backend = DEFAULT_BACKEND,
-    element_bytes: int | None = None,
-) -> int:
-    """Bytes that live only while a chunk of prompt, or a step, is computed.
-
-    Measured as MLX's peak minus weights minus cache, with Qwen3 shapes of 256 to 1024 wide, 4 and 8
-    layers, chunks of 128 to 512 and 256 to 4096 tokens on the CPU backend. It does not depend on the
-    number of layers. Per token of the chunk it moves by 6 x hidden, 2.5 x the MLP's width and
-    6 x the queries' width; per token of context by one layer's cache (copied as it grows), by the
-    mask, and, where attention is not fused, by the score matrix (heads x chunk x context).
-    Prefill evaluates caches only, so no logits of a chunk exist: those of a step are rows x vocabulary.
-    """
-    text = language_part(config)
-    size = element_bytes or dtype_bytes(config)
-    chunk = min(prefill_chunk, context)
-    heads, width = need(text, "num_attention_heads"), head_dim(text)
-    hidden = need(text, "hidden_size")
-    per_token = 6 * hidden + 5 * _mlp_width(text) // 2 + 6 * heads * width
-    attention, mask = 0, chunk * context
-    if isinstance(text.get("kv_lora_rank"), int):
-        # MLA in prefill expands the latent for the whole context, and its positions are a mask of scores.
-        expanded = int(text.get("qk_nope_head_dim") or width) + int(text.get("v_head_dim") or width)
-        attention = heads * context * (2 * chunk + expanded) * size
-    elif backend == "cpu" or width not in FUSED_HEADS:
-        attention = heads * chunk * context * size
-    shape = kv_bytes_per_token(config, element_bytes=size)
-    logits = 3 * 4 * int(text.get("vocab_size") or 0)
-    return rows * (chunk * per_token * size + attention + mask + context * shape.layer_per_token + logits)
-
-
-def _mlp_width(text: Config) -> int:
-    """The widest MLP that one token passes; of a mixture: all chosen experts and the shared one."""
-
-    def of(name: str) -> int:
-        value = text.get(name)
-        return value if isinstance(value, int) else 0
-
-    dense = next((of(n) for n in NAMES["intermediate_size"] if of(n)), 4 * need(text, "hidden_size"))
-    chosen = of("num_experts_per_tok") or of("top_k_experts")
-    expert = of("moe_intermediate_size") or (dense if chosen else 0)
-    # Each chosen expert also gets its own copy of the hidden state.
-    moe = chosen * (expert + need(text, "hidden_size")) + of("shared_expert_intermediate_size")
-    return max(dense, moe)
 
 
 # --- together -------------------------------------------------------------------------------------

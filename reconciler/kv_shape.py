@@ -7,16 +7,20 @@ little. Pure. `tests/reconciler/forecast` holds these shapes against the real ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from reconciler.observed import ModelFiles
 
 Config = Mapping[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KV_STEP = 256  # mlx-lm's KVCache grows by this many tokens
 PREFILL_CHUNK = 512
+MOST_LAYERS = 10_000  # more is not a model, and would be a list of that length here
 
 # Where mlx-lm supplies a value that published config.json files leave out.
 _DEFAULTS: dict[str, Config] = {
@@ -75,6 +79,21 @@ _MLA_EXPANDED = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
 
 class ForecastError(ValueError):
     """The files do not say enough to compute with. The message names what is missing."""
+
+
+def understood(compute: Callable[P, R]) -> Callable[P, R]:
+    """Whatever nonsense a config.json holds, computing with it raises ForecastError and nothing else."""
+
+    @wraps(compute)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return compute(*args, **kwargs)
+        except ForecastError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ForecastError(f"config.json holds values that make no sense together: {error}") from error
+
+    return guarded
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,7 @@ def dtype_bytes(config: Config, files: ModelFiles | None = None) -> int:
     return 4 if named.endswith("float32") else 2
 
 
+@understood
 def kv_bytes_per_token(
     config: Config, *, kv_bits: int | None = None, element_bytes: int | None = None
 ) -> KvShape:
@@ -152,7 +172,7 @@ def kv_bytes_per_token(
     groups: dict[tuple[int, int | None], int] = {}
     state = 0
     elements = _elements(text)
-    for kind in _layers(text):
+    for kind in layers(text):
         if isinstance(kind, int) or kind in ("full", "both"):
             window = kind if isinstance(kind, int) else None
             groups[elements, window] = groups.get((elements, window), 0) + 1
@@ -196,6 +216,11 @@ def need(text: Config, name: str) -> int:
     raise ForecastError(f"config.json does not say {name}, so its memory cannot be forecast")
 
 
+def number(text: Config, *names: str, default: int = 0) -> int:
+    """The first of these that is there as a number."""
+    return next((int(text[n]) for n in names if isinstance(text.get(n), int)), default)
+
+
 def head_dim(text: Config) -> int:
     given = text.get("head_dim")
     if isinstance(given, int) and given > 0:
@@ -221,16 +246,18 @@ def _elements(text: Config) -> int:
     return 2 * int(heads) * head_dim(text)
 
 
-_Layer = Literal["full", "state", "both", "none"] | int  # int: rotating, that many tokens
+Layer = Literal["full", "state", "both", "none"] | int  # int: rotating, that many tokens
 
 
-def _layers(text: Config) -> list[_Layer]:
+def layers(text: Config) -> list[Layer]:
     """What each layer keeps, in order, as the architecture's `make_cache` in mlx-lm decides it."""
     kind = str(text.get("model_type"))
     if kind == "nemotron_h" and isinstance(text.get("hybrid_override_pattern"), str):
-        marks: dict[str, _Layer] = {"M": "state", "*": "full"}
+        marks: dict[str, Layer] = {"M": "state", "*": "full"}
         return [marks.get(mark, "none") for mark in text["hybrid_override_pattern"]]
     count = need(text, "num_hidden_layers")
+    if count > MOST_LAYERS:
+        raise ForecastError(f"config.json says num_hidden_layers is {count:,}, which cannot be")
     if kind in ("mamba", "mamba2", "rwkv7"):
         return ["state"] * count
     if kind == "falcon_h1":
@@ -250,7 +277,7 @@ def _layers(text: Config) -> list[_Layer]:
     return [_windowed(text, kind, i) for i in range(count - int(shared))]
 
 
-def _windowed(text: Config, kind: str, index: int) -> _Layer:
+def _windowed(text: Config, kind: str, index: int) -> Layer:
     window = text.get("sliding_window")
     pattern = text.get("sliding_window_pattern")
     types = text.get("layer_types")
@@ -275,25 +302,42 @@ def _windowed(text: Config, kind: str, index: int) -> _Layer:
 def _state_bytes(text: Config, size: int) -> int:
     """Bytes per row of one layer that keeps a state: a convolution's tail, and a float32 matrix."""
 
-    def of(*names: str, default: int = 0) -> int:
-        return next((int(text[n]) for n in names if isinstance(text.get(n), int)), default)
-
-    hidden = need(text, "hidden_size")
-    if of("linear_num_value_heads"):
-        keys = of("linear_num_key_heads") * of("linear_key_head_dim")
-        values = of("linear_num_value_heads") * of("linear_value_head_dim")
-        tail = (of("linear_conv_kernel_dim", default=4) - 1) * (2 * keys + values)
-        return tail * size + values * of("linear_key_head_dim") * 4
+    if number(text, "linear_num_value_heads"):
+        keys = number(text, "linear_num_key_heads") * number(text, "linear_key_head_dim")
+        values = number(text, "linear_num_value_heads") * number(text, "linear_value_head_dim")
+        tail = (number(text, "linear_conv_kernel_dim", default=4) - 1) * (2 * keys + values)
+        return tail * size + values * number(text, "linear_key_head_dim") * 4
     if "conv_L_cache" in text:
-        return (of("conv_L_cache") - 1) * hidden * size
+        return (number(text, "conv_L_cache") - 1) * need(text, "hidden_size") * size
     linear = text.get("linear_attn_config")
     if isinstance(linear, Mapping):
         width = int(linear.get("num_heads", 1)) * int(linear.get("head_dim", 128))
         return 3 * 3 * width * size + width * int(linear.get("head_dim", 128)) * 4
-    states = of("mamba_d_state", "ssm_state_size", "state_size", default=128)
-    inner = of("mamba_d_ssm", "intermediate_size" if text.get("model_type") == "mamba" else "mamba_d_ssm")
-    heads, width = of("mamba_n_heads", "mamba_num_heads"), of("mamba_d_head", "mamba_head_dim")
-    inner = heads * width or inner or of("mamba_expand", "expand", default=2) * hidden
-    groups = of("mamba_n_groups", "n_groups", default=1)
-    tail = (of("mamba_d_conv", "conv_kernel", default=4) - 1) * (inner + 2 * groups * states)
-    return tail * size + inner * states * 4
+    space = state_space(text)
+    groups = number(text, "mamba_n_groups", "n_groups", default=1)
+    kernel = number(text, "mamba_d_conv", "conv_kernel", default=4)
+    tail = (kernel - 1) * (space.inner + 2 * groups * space.states)
+    return tail * size + space.inner * space.states * 4
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """A Mamba layer. heads: 0 in the first generation. inner: channels; states: numbers per channel."""
+
+    heads: int
+    inner: int
+    states: int
+
+
+def state_space(text: Config) -> StateSpace:
+    heads = number(text, "mamba_n_heads", "mamba_num_heads")
+    width = number(text, "mamba_d_head", "mamba_head_dim")
+    if text.get("model_type") == "mamba2":
+        heads, width = number(text, "num_heads"), number(text, "head_dim")
+    inner = heads * width or number(text, "mamba_d_ssm")
+    if text.get("model_type") == "mamba":
+        inner = number(text, "intermediate_size")
+    inner = inner or number(text, "mamba_expand", "expand", default=2) * need(text, "hidden_size")
+    return StateSpace(
+        heads, inner, number(text, "mamba_d_state", "ssm_state_size", "state_size", default=128)
+    )

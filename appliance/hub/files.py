@@ -223,7 +223,8 @@ def _checked(path: Path, names: set[str], fingerprint: str, adapter: bool, insid
     if isinstance(listed, dict) and not listed.keys() <= tensors.keys():
         lost = min(listed.keys() - tensors.keys())
         raise _Problem(f"{path} lacks the tensor {lost}, which its {INDEX} names; fetch the model again")
-    group = (config.get("quantization") or {}).get("group_size", 64) if not adapter else 64
+    quantization = config.get("quantization")
+    group = quantization.get("group_size", 64) if isinstance(quantization, dict) else 64
     return _Folder(
         path,
         fingerprint,
