@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.engine import prompt
 from appliance.engine.link import Link
-from appliance.wire import Accepted, Configure, Refused, Row, Step, Submit
+from appliance.wire import Accepted, Configure, Refused, Row, Step, Submit, WireError
 
 WAITING_LIMIT = 1024  # requests; the parent's own queue is far shorter
 
@@ -69,7 +69,10 @@ class Intake:
         self.reader = reader
 
     def submit(self, submit: Submit) -> None:
+        """Take one in; raises WireError where the number still belongs to another."""
         with self._lock:
+            if submit.rid in self._preparing:
+                raise WireError(f"request number {submit.rid} is in use")
             self._preparing[submit.rid] = False
         self._work.put(submit)
 

@@ -32,7 +32,7 @@ from appliance.wire import Row as Line
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.004  # seconds an idle engine waits for requests that are being tokenised already
+GATHER = 0.01  # seconds an idle engine waits for requests that are being tokenised already
 TIDY = 512  # steps between two clearings of MLX's buffer cache
 TIDY_AFTER = 2.0  # seconds without work after which it is cleared too
 
