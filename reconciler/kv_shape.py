@@ -178,6 +178,8 @@ def kv_bytes_per_token(
             groups[elements, window] = groups.get((elements, window), 0) + 1
         if kind in ("state", "both"):
             state += _state_bytes(text, size)
+    if elements < 0 or state < 0:
+        raise ForecastError("config.json holds sizes below zero")
     shaped = tuple(CacheGroup(count, per, window) for (per, window), count in groups.items())
     return KvShape(shaped, state, size, kv_bits)
 
@@ -217,33 +219,30 @@ def need(text: Config, name: str) -> int:
 
 
 def number(text: Config, *names: str, default: int = 0) -> int:
-    """The first of these that is there as a number."""
-    return next((int(text[n]) for n in names if isinstance(text.get(n), int)), default)
+    """The first of these that is there as a positive number."""
+    found = (text.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), default)
 
 
 def head_dim(text: Config) -> int:
-    given = text.get("head_dim")
-    if isinstance(given, int) and given > 0:
-        return given
-    return need(text, "hidden_size") // need(text, "num_attention_heads")
+    return number(text, "head_dim") or need(text, "hidden_size") // need(text, "num_attention_heads")
 
 
 def _elements(text: Config) -> int:
     """Key and value elements per token of one attention layer."""
-    rank, rope = text.get("kv_lora_rank"), text.get("qk_rope_head_dim")
-    if isinstance(rank, int) and isinstance(rope, int):
+    rank, rope = number(text, "kv_lora_rank"), number(text, "qk_rope_head_dim")
+    if rank and rope:
         if text.get("model_type") in _MLA_EXPANDED:
-            nope = need(text, "qk_nope_head_dim")
-            value = text.get("v_head_dim") or head_dim(text)
-            return need(text, "num_attention_heads") * (nope + rope + int(value))
-        indexer = text.get("index_head_dim")  # a second cache of keys that select tokens
-        return rank + rope + (int(indexer) if isinstance(indexer, int) else 0)
-    heads = text.get("num_key_value_heads") or text.get("num_kv_heads") or text.get("n_head_kv")
-    if heads is None:
+            nope, value = need(text, "qk_nope_head_dim"), number(text, "v_head_dim", default=head_dim(text))
+            return need(text, "num_attention_heads") * (nope + rope + value)
+        return rank + rope + number(text, "index_head_dim")  # a second cache of keys that select tokens
+    per_layer = text.get("num_key_value_heads")
+    if isinstance(per_layer, (list, tuple)):  # priced as the largest
+        return 2 * max(int(heads) for heads in per_layer) * head_dim(text)
+    heads = number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv")
+    if not heads:
         heads = 1 if text.get("multi_query") else need(text, "num_attention_heads")
-    if isinstance(heads, (list, tuple)):  # one count per layer: the largest
-        heads = max(int(h) for h in heads)
-    return 2 * int(heads) * head_dim(text)
+    return 2 * heads * head_dim(text)
 
 
 Layer = Literal["full", "state", "both", "none"] | int  # int: rotating, that many tokens
@@ -273,28 +272,28 @@ def layers(text: Config) -> list[Layer]:
         return ["full" if i + 1 in full else "state" for i in range(count)]
     if kind.startswith("lfm2") and isinstance(text.get("full_attn_idxs"), list):
         return ["full" if i in text["full_attn_idxs"] else "state" for i in range(count)]
-    shared = text.get("num_kv_shared_layers") or 0
-    return [_windowed(text, kind, i) for i in range(count - int(shared))]
+    own = count - number(text, "num_kv_shared_layers")  # the others read an earlier layer's cache
+    return [_windowed(text, kind, i) for i in range(own)]
 
 
 def _windowed(text: Config, kind: str, index: int) -> Layer:
-    window = text.get("sliding_window")
+    window = number(text, "sliding_window")
     pattern = text.get("sliding_window_pattern")
     types = text.get("layer_types")
-    if kind in ("gemma3_text", "cohere2") and isinstance(window, int) and isinstance(pattern, int):
+    if kind in ("gemma3_text", "cohere2") and window and isinstance(pattern, int):
         return "full" if index % pattern == pattern - 1 else window
-    if kind == "exaone4" and isinstance(window, int) and isinstance(pattern, str):
+    if kind == "exaone4" and window and isinstance(pattern, str):
         return window if pattern[index % len(pattern)] == "L" else "full"
-    if kind.startswith("llama4") and isinstance(text.get("attention_chunk_size"), int):
-        return "full" if (index + 1) % 4 == 0 else int(text["attention_chunk_size"])
-    if kind == "gpt_oss" and types is None and isinstance(window, int):
+    if kind.startswith("llama4"):
+        return "full" if (index + 1) % 4 == 0 else number(text, "attention_chunk_size") or "full"
+    if kind == "gpt_oss" and types is None and window:
         return "full" if index % 2 else window
-    if kind == "olmo3" and types is None and isinstance(window, int):
+    if kind == "olmo3" and types is None and window:
         return "full" if (index + 1) % 4 == 0 else window
     if isinstance(types, list) and index < len(types):
         if types[index] in ("linear_attention", "mamba", "conv", "recurrent"):
             return "state"
-        if types[index] == "sliding_attention" and isinstance(window, int) and kind in _LAYER_TYPES:
+        if types[index] == "sliding_attention" and window and kind in _LAYER_TYPES:
             return window
     return "full"
 
@@ -311,8 +310,9 @@ def _state_bytes(text: Config, size: int) -> int:
         return (number(text, "conv_L_cache") - 1) * need(text, "hidden_size") * size
     linear = text.get("linear_attn_config")
     if isinstance(linear, Mapping):
-        width = int(linear.get("num_heads", 1)) * int(linear.get("head_dim", 128))
-        return 3 * 3 * width * size + width * int(linear.get("head_dim", 128)) * 4
+        depth = number(linear, "head_dim", default=128)
+        width = number(linear, "num_heads", default=1) * depth
+        return 3 * 3 * width * size + width * depth * 4
     space = state_space(text)
     groups = number(text, "mamba_n_groups", "n_groups", default=1)
     kernel = number(text, "mamba_d_conv", "conv_kernel", default=4)
