@@ -43,8 +43,8 @@ __all__ = [
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 AUTO_BUDGET = Share(0.75)
 LEAST_CONTEXT = 4096  # `context: auto` never picks less, except where the model itself has less
-# An engine process before any tensor: interpreter, MLX and mlx-lm (73 MiB resident on Linux), plus
-# tokenizer and thread stacks.
+# An engine process apart from MLX's own memory: 93 MiB resident on Linux with the demo model loaded;
+# tokenizers of large vocabularies take some more.
 PROCESS = 128 * MIB
 
 
