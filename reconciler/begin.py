@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.choice import RISING, Blocked, Blocks, Choice, Desired
-from reconciler.forms import Forms, digest, own_digest
+from reconciler.digests import digest, own_digest
+from reconciler.forms import Forms
 from reconciler.observed import Observed
 from reconciler.room import gib, present_bytes
 from reconciler.stand_in import passing

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from reconciler.choice import LIVE, Decision, Desired
-from reconciler.forms import digest
+from reconciler.digests import digest
 from reconciler.observed import Observed
 from reconciler.spec import Model, Spec
 

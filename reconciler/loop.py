@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from reconciler.actions import Action, Download, Spawn
+from reconciler.actions import Action, CancelDownload, Download, Spawn
 from reconciler.backoff import STEADY_S, Ledger
 from reconciler.choice import Desired
 from reconciler.conditions import Condition, Facts, conditions, summary
+from reconciler.digests import own_digest
 from reconciler.effects import Effects
 from reconciler.events import Event, EventType
-from reconciler.forms import download_key, form_of, forms, own_digest
+from reconciler.forms import download_key, form_of, forms
 from reconciler.gate import Accepted, Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import EngineObs, EngineState, Failure, ModelFiles, Observed, OverrideObs
@@ -111,7 +112,7 @@ class Loop:
         self._good_spec: tuple[Known, Spec, Spec] | None = None
         self._engines: dict[str, str] = {}  # engines seen -> fingerprint of their files then
         self._ended: deque[str] = deque(maxlen=256)  # engines whose end has been written down
-        self._fetching: dict[str, str] = {}  # digests of downloads begun and not over -> download key
+        self._fetching: dict[str, Model] = {}  # downloads begun and not over, by digest
         self._acted_at = effects.now()
         self._last: Action | None = None
         self._repeats = 0
@@ -236,7 +237,7 @@ class Loop:
         self.gate.check()
         self._take()
         desired = self.desired
-        models = forms(desired)
+        models = {**self._fetching, **forms(desired)}
         seen = await self._effects.observe(desired.spec, models)
         if seen.now < self._acted_at or (self.seen is not None and seen.now < self.seen.now):
             return False
@@ -266,7 +267,9 @@ class Loop:
             )
         model = models[action.digest] if isinstance(action, Spawn | Download) else None
         if isinstance(action, Download) and model is not None:
-            self._fetching[action.digest] = download_key(model)
+            self._fetching[action.digest] = model
+        elif isinstance(action, CancelDownload):
+            self._fetching.pop(action.digest, None)
         await self._effects.act(action, desired.spec, model)
         self._acted_at = self._effects.now()
 
@@ -312,7 +315,8 @@ class Loop:
                 ledger = ledger.steady(_key(engine, desired))
         here = {e.id for e in seen.engines}
         self._engines = {ident: mark for ident, mark in self._engines.items() if ident in here}
-        ledger = ledger.kept(self._keys(desired) | {e.own_digest for e in seen.engines})
+        if ledger.records:
+            ledger = ledger.kept(self._keys(desired) | {e.own_digest for e in seen.engines})
         if ledger is not self.ledger and ledger != self.ledger:
             self._set_ledger(ledger)
 
@@ -324,15 +328,15 @@ class Loop:
 
     def _fetched(self, ledger: Ledger, seen: Observed) -> Ledger:
         """What became of the downloads that were begun."""
-        for key, record in list(self._fetching.items()):
+        for key, model in list(self._fetching.items()):
             files = seen.files.get(key)
             if files is not None and files.state == "downloading":
                 continue
             del self._fetching[key]
             if files is not None and files.state == "present":
-                ledger = ledger.cleared(record)
+                ledger = ledger.cleared(download_key(model))
             elif files is not None:
-                ledger = ledger.failed(record, _fetch_failure(files), seen.now)
+                ledger = ledger.failed(download_key(model), _fetch_failure(files), seen.now)
         return ledger
 
     def _failed(

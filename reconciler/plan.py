@@ -35,7 +35,7 @@ from reconciler.actions import (
 from reconciler.backoff import Ledger
 from reconciler.choice import RISING, Choice, Decision, Desired
 from reconciler.decide import decide
-from reconciler.forms import digest, forms, own_digest
+from reconciler.digests import digest, own_digest
 from reconciler.observed import EngineObs, EngineState, Limits, Observed, RoutingTable
 from reconciler.routing import table_for
 from reconciler.spec import Model
@@ -277,9 +277,8 @@ def _files(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Act
                 )
     # What the spec may ask for again at any moment is fetched to the end.
     needed |= {digest(m) for m in desired.spec.models.values() if m.residency != "disk"}
-    for key in forms(desired):
-        files = seen.files.get(key)
-        if files is not None and files.state == "downloading" and key not in needed:
+    for key, files in seen.files.items():
+        if files.state == "downloading" and key not in needed:
             yield CancelDownload(digest=key, reason="nobody asks for it any more")
 
 

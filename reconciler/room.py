@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.choice import Blocked, Blocks, Choice, Desired
-from reconciler.forms import digest, form_of, own_digest
+from reconciler.digests import digest, own_digest
+from reconciler.forms import form_of
 from reconciler.observed import EngineObs, EngineState, Observed
 from reconciler.sizing import size_of
 from reconciler.stand_in import passing

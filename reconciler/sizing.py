@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 from reconciler import forecast
+from reconciler.digests import digest
 from reconciler.kv_shape import PREFILL_CHUNK, own_context
 from reconciler.observed import MemoryObs, ModelFiles
 from reconciler.spec import Model, Spec
@@ -47,7 +48,7 @@ def size_of(form: Model, files: ModelFiles | None, spec: Spec) -> Size:
     ceiling = spec.context.ceiling if isinstance(spec.context.ceiling, int) else None
     if files is None or files.state != "present":
         return _unknown("its files are not there yet")
-    key = (files.fingerprint, files.path, form.digest)
+    key = (files.fingerprint, files.path, digest(form))
     try:
         return _priced(_Files(key, files), form.context, ceiling, _chunk(form))
     except forecast.ForecastError as error:

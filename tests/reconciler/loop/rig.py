@@ -18,7 +18,7 @@ from reconciler.events import Event, EventType
 from reconciler.gate import Accepted, Parsed, SourceProblem, SpecProblem
 from reconciler.known import Known
 from reconciler.loader import SpecError, load_text
-from reconciler.loop import ERROR_PAUSE_S, Loop, Memory
+from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, Loop, Memory
 from reconciler.observed import EngineState, OverrideObs
 from reconciler.spec import Spec
 from tests.reconciler.loop.world import Engine, ProcessDied, World
@@ -104,10 +104,9 @@ class MemoryStore:
 class Rig:
     """A world with a loop in it. Time passes only in `run` and `settle`."""
 
-    def __init__(
-        self, spec: dict[str, Any] | None = None, *, memory_gib: float = 16, store: Any = None, **shown: Any
-    ) -> None:
-        self.world = World(memory_gib)
+    def __init__(self, spec: dict[str, Any] | None = None, *, room: float = 10.0, store: Any = None) -> None:
+        """room: GiB that engines may use together (memory.budget auto x memory.warning)."""
+        self.world = World(room / 0.75 / 0.85 + 1e-6)
         self.store = store if store is not None else MemoryStore()
         self.text: bytes | None = None
         self.spec: dict[str, Any] = {}
@@ -177,8 +176,8 @@ class Rig:
 
     # --- time ------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float) -> None:
-        """What `Loop.run` does, on the virtual clock."""
+    def run(self, seconds: float, look: float = IDLE_LOOK_S) -> None:
+        """What `Loop.run` does, on the virtual clock. look: seconds between idle looks."""
         end = self.world.t + seconds
         steps = 0
         while True:
@@ -194,6 +193,8 @@ class Rig:
                 continue
             if self.world.t >= end:
                 return
+            if pause == IDLE_LOOK_S:
+                pause = look
             ahead = self.world.next_event()
             until = min(end, self.world.t + pause, ahead if ahead is not None else end)
             self.world.advance(max(0.0, until - self.world.t) + 1e-6)
@@ -262,6 +263,21 @@ class Rig:
     def clean(self) -> None:
         assert self.world.violations == []
         assert self.errors == []
+
+
+def small(letter: str = "a", /, **more: Any) -> dict[str, Any]:
+    """A model that needs 1.7 GiB."""
+    return {"source": f"./small-{letter}", "context": 4096, **more}
+
+
+def medium(letter: str = "a", /, **more: Any) -> dict[str, Any]:
+    """A model that needs 2.7 GiB."""
+    return {"source": f"./medium-{letter}", "context": 4096, **more}
+
+
+def large(letter: str = "a", /, **more: Any) -> dict[str, Any]:
+    """A model that needs 4.7 GiB."""
+    return {"source": f"./large-{letter}", "context": 4096, **more}
 
 
 def spec(active: str | None, /, **models: Any) -> dict[str, Any]:

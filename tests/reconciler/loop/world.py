@@ -25,6 +25,7 @@ from reconciler.actions import (
     Stop,
     Unbind,
 )
+from reconciler.digests import digest as digest_of
 from reconciler.observed import (
     EngineInfo,
     EngineObs,
@@ -348,7 +349,7 @@ class World:
             engine.state is EngineState.READY
             and model is not None
             and model.residency == "on_demand"
-            and model.digest == engine.digest
+            and digest_of(model) == engine.digest
             and self.override(engine.model) != "unload"
             and self.t - engine.since < model.min_residency
         ):
@@ -371,7 +372,7 @@ class World:
     def _check_untouched(self, engine: Engine, spec: Spec, what: str) -> None:
         """What the spec wants loaded, in this very form, is left alone."""
         model = spec.models.get(engine.model)
-        if model is None or model.digest != engine.digest or engine.state is not EngineState.READY:
+        if model is None or digest_of(model) != engine.digest or engine.state is not EngineState.READY:
             return
         pinned = (
             engine.model == spec.active

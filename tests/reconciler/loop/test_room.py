@@ -1,0 +1,145 @@
+"""Decision 4: what fits, next to what. Nothing is drained for a model that does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.actions import Configure, Drain, Spawn
+from tests.reconciler.loop.rig import Rig, large, medium, small, spec
+
+
+def test_d4_what_cannot_fit_is_refused_before_anything_is_drained() -> None:
+    rig = Rig(spec("a", a=small()), room=4.0)
+    rig.run(20)
+    mark = rig.mark()
+    rig.edit(lambda s: s["models"].update(a=large()))
+    rig.run(300, look=60)
+    assert not any(isinstance(a, Drain | Spawn) for a in rig.since(mark))
+    synced = rig.condition("Synced")
+    assert synced.reason == "InsufficientMemory"
+    assert "weights 4.0 GiB" in synced.message
+    assert "4.0 GiB (memory.budget x memory.warning)" in synced.message
+    assert rig.answers == "a:./small-a"
+    assert rig.loop.summary == "Stalled"
+    rig.clean()
+
+
+def test_d4_an_edit_does_not_push_out_what_stays_loaded() -> None:
+    rig = Rig(spec("a", a=small(), b=small("b", residency="loaded")), room=4.0)
+    rig.run(20)
+    mark = rig.mark()
+    rig.edit(lambda s: s["models"].update(a=medium()))
+    rig.run(60)
+    assert not any(isinstance(a, Drain) for a in rig.since(mark))
+    assert rig.running == ["a:./small-a", "b:./small-b"]
+    assert "next to what stays loaded" in rig.condition("Synced").message
+    rig.clean()
+
+
+def test_d4_two_models_with_the_very_same_fields_are_judged_one_by_one() -> None:
+    rig = Rig(spec(None, a=small(residency="loaded"), b=small(residency="loaded")), room=3.0)
+    rig.run(60)
+    assert rig.running == ["a:./small-a"]
+    assert "models.b" in rig.condition("Synced").message
+    rig.clean()
+
+
+def test_d4_a_budget_below_what_runs_is_refused_and_everything_stays() -> None:
+    rig = Rig(spec("a", a=small(), b=small("b", residency="loaded")))
+    rig.run(20)
+    mark = rig.mark()
+    rig.edit(lambda s: s.update(memory={"budget": "2GiB"}))
+    rig.run(60)
+    assert rig.since(mark) == []
+    assert rig.condition("Synced").reason == "InsufficientMemory"
+    assert "goes on running" in rig.condition("Synced").message
+    rig.edit(lambda s: s.update(memory={"budget": "auto"}))
+    rig.run(60)
+    assert rig.condition("Synced").status == "True"
+    rig.clean()
+
+
+def test_d4_auto_context_is_the_largest_that_fits_and_shrinks_for_company() -> None:
+    rig = Rig(spec("a", a={"source": "./small-a"}, b=small("b")), room=5.0)
+    rig.run(20)
+    alone = rig.engine("a").limits.context
+    assert 4096 < alone < 40960
+    mark = rig.mark()
+    rig.edit(lambda s: s["models"]["b"].update(residency="loaded"))
+    rig.run(20)
+    assert [a.kind for a in rig.since(mark)] == ["route", "configure", "load", "route"]
+    shared = rig.engine("a").limits.context
+    assert 4096 <= shared < alone
+    rig.clean()
+
+
+def test_d4_a_declared_context_is_a_promise() -> None:
+    rig = Rig(spec("a", a={"source": "./small-a", "context": 40960}), room=4.0)
+    rig.run(20)
+    assert rig.running == []
+    assert rig.condition("Synced").reason == "InsufficientMemory"
+    assert rig.world.request().outcome == "refused:insufficient_memory"
+    rig.edit(lambda s: s["models"]["a"].update(context=8192))
+    rig.run(20)
+    assert rig.engine("a").limits.context == 8192
+    rig.clean()
+
+
+def test_p5_limits_change_in_place_and_no_engine_is_touched() -> None:
+    rig = Rig(spec("a", a=small()))
+    rig.run(20)
+    mark, engine = rig.mark(), rig.engine("a")
+    rig.edit(lambda s: s["models"]["a"].update(context=8192, concurrency=2, sampling={"temperature": 0}))
+    rig.run(20)
+    changed = rig.since(mark)
+    assert [a.kind for a in changed] == ["route", "configure"]
+    assert isinstance(changed[1], Configure)
+    assert "context 4096 -> 8192" in changed[1].reason
+    assert engine.limits.context == 8192
+    assert engine.limits.sampling["temperature"] == 0
+    assert rig.world.table.routes["a"].concurrency == 2
+    rig.clean()
+
+
+def test_p5_files_that_vanish_do_not_take_the_context_of_a_running_model() -> None:
+    rig = Rig(spec("a", a=small()))
+    rig.run(20)
+    source = rig.world.sources["./small-a"]
+    source.files = replace(source.files, state="broken", permanent=True, message="gone")
+    mark = rig.mark()
+    rig.run(60)
+    assert rig.since(mark) == []
+    assert rig.engine("a").limits.context == 4096
+    rig.clean()
+
+
+def test_p4_names_and_aliases_touch_no_engine() -> None:
+    rig = Rig(spec("a", a=small(aliases=["one"]), b=small("b", aliases=["two"])))
+    rig.run(20)
+    mark = rig.mark()
+    rig.edit(lambda s: s["models"]["a"].update(aliases=["three"]))
+    rig.run(20)
+    assert [a.kind for a in rig.since(mark)] == ["route"]
+    names = rig.world.table.names
+    assert (names["three"], names["two"], names["./small-a"]) == ("a", "b", "a")
+    assert "one" not in names
+    rig.clean()
+
+
+def test_p4_an_alias_beats_a_source_whoever_comes_first() -> None:
+    rig = Rig(spec(None, a={"source": "org/hub-a"}, b=small(aliases=["org/hub-a"])))
+    rig.run(1)
+    assert rig.world.table.names["org/hub-a"] == "b"
+    assert rig.world.table.names["a"] == "a"
+
+
+def test_p4_a_model_that_cannot_say_its_size_is_named() -> None:
+    rig = Rig()
+    source = rig.world.sources["./small-a"]
+    source.replaced()
+    source.files = replace(source.files, config={})
+    rig.write(spec("a", a=small()))
+    rig.run(20)
+    assert rig.condition("Synced").reason == "CannotForecast"
+    assert rig.running == []
+    rig.clean()
