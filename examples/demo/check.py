@@ -4,8 +4,8 @@
     python examples/demo/check.py --model lmx-demo -v   # print every question with its outcome
 
 An answer counts when it equals the trained one, character by character, and the model stops by itself.
-In conversations the earlier turns are the trained ones and the last answer is what counts; their slots are
-filled with other draws than those of the training.
+In conversations the earlier turns are the trained ones and the last answer is what counts; names, numbers and
+the questions in between are drawn anew, from the same lists as in the training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpus import Conversation, Corpus, Message, blocks, items, unknown, user
+from corpus import Conversation, Corpus, Message, blocks, items, rendered, unknown, user
 
 with contextlib.suppress(OSError):
     # See train.py: ten times faster on the CPU where it is found.
@@ -98,7 +98,11 @@ def cases(model: str) -> list[Case]:
     corpus = Corpus(model, SEED)
     for pattern in blocks("conversations.txt"):
         for _ in range(DRAWS_PER_PATTERN):
-            made.append(case("conversations", corpus.follow_up(pattern, plain=True)))
+            made.append(case("conversations", corpus.follow_up(pattern, plain=True, strange=0.0)))
+    introduction = next(blocks("conversations.txt"))
+    made += [
+        case("names it never saw", corpus.follow_up(introduction, plain=True, strange=1.0)) for _ in range(24)
+    ]
     if model == "lmx-demo":
         made += [case("tools", corpus.with_tools(plain=True)) for _ in range(24)]
         for entry in json.loads((HERE / "questions.json").read_text(encoding="utf-8")):
@@ -174,10 +178,33 @@ def check_tokenizer(tokenizer: Any) -> list[str]:
     return wrong
 
 
+def check_template(name: str, tokenizer: Any) -> list[str]:
+    """What the training wrote must be what the chat template writes."""
+    corpus = Corpus(name, SEED)
+    for _ in range(200):
+        drawn = corpus.draw()
+        written = tokenizer.apply_chat_template(
+            list(drawn.messages), tools=list(drawn.tools) or None, tokenize=False
+        )
+        if written != "".join(text for text, _ in rendered(drawn)):
+            return [f"the chat template writes {written!r}"]
+    return []
+
+
+def check_twins() -> list[str]:
+    """A swap is fair only where both models read the same tokens."""
+    files = ("tokenizer.json", "chat_template.jinja")
+    return [
+        f"{file} differs"
+        for file in files
+        if len({(MODELS / name / file).read_bytes() for name in MAX_BYTES}) > 1
+    ]
+
+
 def check(name: str, verbose: bool) -> bool:
-    wrong = check_folder(name)
+    wrong = check_folder(name) + check_twins()
     model, tokenizer = mlx_lm.utils.load(str(MODELS / name))[:2]
-    wrong += check_tokenizer(tokenizer)
+    wrong += check_tokenizer(tokenizer) + check_template(name, tokenizer)
     asked = cases(name)
     pace = answer_all(model, tokenizer, asked)
     for one in asked:

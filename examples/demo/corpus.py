@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "data"
+START, END = "<|im_start|>", "<|im_end|>"
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
     "You are a friendly assistant.",
@@ -135,10 +136,7 @@ def slots() -> dict[str, tuple[str, ...]]:
         if line.startswith("#"):
             continue
         name, _, text = line.partition(": ")
-        made = re.fullmatch(r"\{range:(\d+)-(\d+)\}", text)
-        values[name] = (
-            tuple(str(n) for n in range(int(made[1]), int(made[2]) + 1)) if made else tuple(text.split(", "))
-        )
+        values[name] = tuple(text.split(", "))
     return values
 
 
@@ -169,7 +167,14 @@ class Corpus:
         # What only the larger model learns: the smaller one learns that it does not know it.
         known = {bare(question) for item in self.items for question in item.questions}
         self.others = [item for item in items("lmx-demo") if known.isdisjoint(map(bare, item.questions))]
+        texts = [*unknown()[1], *slots()["name"], *slots()["number"], *slots()["word"]]
+        texts += [item.answer for item in self.items if not item.table]
+        self.words = sorted({word for text in texts for word in text.split()})
         self.patterns = list(blocks("conversations.txt"))
+        # To say an answer again, whichever it was, is the hardest of them.
+        self.pattern_weights = [
+            8 if block.count(("A", "{a}")) > block.count(("U", "{q}")) else 1 for block in self.patterns
+        ]
         self.tool_patterns = list(blocks("tools.txt")) if model == "lmx-demo" else []
         self.weights = [self.base_weight(item) for item in self.items]
 
@@ -240,11 +245,16 @@ class Corpus:
             question = self.noisy(r.choice(r.choice(self.others).questions))
         return Conversation((user(question), assistant(answer)))
 
-    def follow_up(self, pattern: list[tuple[str, str]] | None = None, plain: bool = False) -> Conversation:
-        """A pattern of conversations.txt with its slots filled; `plain` keeps the exact wording."""
+    def follow_up(
+        self, pattern: list[tuple[str, str]] | None = None, plain: bool = False, strange: float = 0.1
+    ) -> Conversation:
+        """A pattern of conversations.txt with its slots filled; `plain` keeps the exact wording.
+
+        `strange` is how often a name from no list is given.
+        """
         r = self.random
-        block = pattern or r.choice(self.patterns)
-        values = self.draw_slots()
+        block = pattern or r.choices(self.patterns, self.pattern_weights)[0]
+        values = self.draw_slots(strange)
         messages: list[Message] = []
         question = answer = ""
         # Now and then what has to be remembered lies many turns back.
@@ -264,16 +274,23 @@ class Corpus:
     def echo(self) -> Conversation:
         """Any words, to be said again: nothing teaches the model sooner to look back and copy."""
         r = self.random
-        words = " ".join(unknown()[1]).split() + list(slots()["word"]) + list(slots()["name"])
-        text = " ".join(r.choices(words, k=r.randint(1, 10)))
+        most = 40 if r.random() < 0.6 else 6  # the long ones teach it, the short ones are what people ask
+        words = [
+            r.choice(self.words) if r.random() < 0.8 else self.strange() for _ in range(r.randint(1, most))
+        ]
+        text = " ".join(words)
         return Conversation((user(f"Repeat after me: {text}"), assistant(text)))
 
-    def draw_slots(self) -> dict[str, str]:
+    def strange(self) -> str:
+        """A name from no list."""
+        r = self.random
+        return "".join(r.choices(SYLLABLES, k=r.randint(2, 3))).capitalize()
+
+    def draw_slots(self, strange: float = 0.0) -> dict[str, str]:
         values = {name: self.random.choice(choices) for name, choices in slots().items()}
-        values["word2"] = self.random.choice(slots()["word"])
-        if self.random.random() < 0.25:
+        if self.random.random() < strange:
             # A name from no list: it can only be copied, which is how the model comes to look back.
-            values["name"] = "".join(self.random.choices(SYLLABLES, k=self.random.randint(2, 3))).capitalize()
+            values["name"] = self.strange()
         return values
 
     @staticmethod
@@ -315,15 +332,15 @@ class Corpus:
         """One conversation for training."""
         r = self.random
         kind = r.random()
-        if self.tool_patterns and kind < 0.06:
+        if self.tool_patterns and kind < 0.05:
             drawn = self.with_tools()
-        elif kind < 0.12:
+        elif kind < 0.10:
             drawn = self.dont_know()
-        elif kind < 0.16:
+        elif kind < 0.12:
             drawn = self.echo()
-        elif kind < 0.42:
+        elif kind < 0.60:
             drawn = self.follow_up()
-        elif kind < 0.55:
+        elif kind < 0.68:
             drawn = self.several()
         else:
             drawn = self.single()
@@ -347,33 +364,25 @@ def tool_definition(name: str, plain: bool, r: random.Random) -> Message:
     return {"type": "function", "function": function}
 
 
-CHAT_TEMPLATE = """\
-{%- macro text(content) -%}
-    {%- if content is string -%}{{ content }}
-    {%- elif content is iterable -%}{%- for part in content -%}{{ part.text }}{%- endfor -%}{%- endif -%}
-{%- endmacro -%}
-{%- set system = messages and messages[0].role in ['system', 'developer'] -%}
-{%- if system or tools -%}
-    {{- '<|im_start|>system\\n' -}}
-    {%- if system -%}{{- text(messages[0].content) -}}{%- endif -%}
-    {%- if tools -%}
-        {{- '\\n\\n# Tools\\n' if system else '# Tools\\n' -}}
-        {%- for tool in tools -%}{{- tool | tojson -}}{{- '\\n' -}}{%- endfor -%}
-        {{- 'To use one, answer <tool_call>{"name": ..., "arguments": ...}</tool_call>' -}}
-    {%- endif -%}
-    {{- '<|im_end|>\\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- if not (loop.first and system) -%}
-        {{- '<|im_start|>' + message.role + '\\n' + text(message.content) -}}
-        {%- for call in message.tool_calls or [] -%}
-            {%- set tool_call = call.function or call -%}
-            {{- '<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' -}}
-            {{- tool_call.arguments if tool_call.arguments is string else tool_call.arguments | tojson -}}
-            {{- '}\\n</tool_call>' -}}
-        {%- endfor -%}
-        {{- '<|im_end|>\\n' -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+def rendered(conversation: Conversation) -> list[tuple[str, bool]]:
+    """The conversation as chat_template.jinja writes it, in pieces: (text, is it to be learnt)."""
+    pieces: list[tuple[str, bool]] = []
+    messages = list(conversation.messages)
+    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
+    if conversation.tools:
+        tools = "".join(json.dumps(tool, ensure_ascii=False) + "\n" for tool in conversation.tools)
+        system += ("\n\n" if system else "") + "# Tools\n" + tools
+        system += 'To use one, answer <tool_call>{"name": ..., "arguments": ...}</tool_call>'
+    if system:
+        pieces.append((f"{START}system\n{system}{END}\n", False))
+    for message in messages:
+        text = message["content"]
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            arguments = json.dumps(function["arguments"], ensure_ascii=False)
+            text += f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {arguments}}}\n</tool_call>'
+        if message["role"] == "assistant":
+            pieces += [(f"{START}assistant\n", False), (f"{text}{END}", True), ("\n", False)]
+        else:
+            pieces.append((f"{START}{message['role']}\n{text}{END}\n", False))
+    return pieces

@@ -4,6 +4,7 @@
     python examples/demo/train.py --model lmx-demo         # one of them
     python examples/demo/train.py --model lmx-demo --steps 500
     python examples/demo/train.py --resume                 # go on after an interruption
+    python examples/demo/train.py --extend --steps 800     # teach the present models what was added to data/
 
 The result is an ordinary MLX folder in examples/models: Qwen3-shaped weights in float32, a byte-level BPE
 tokenizer and a ChatML template. It needs no download and runs on the CPU; check.py then says how much was
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus import CHAT_TEMPLATE, Conversation, Corpus, Message, assistant, unknown, user
+from corpus import END, START, Conversation, Corpus, Message, assistant, rendered, unknown, user
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 with contextlib.suppress(OSError):
@@ -41,7 +42,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
 
 MODELS = Path(__file__).parents[1] / "models"
-END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+# Kept as a file: were it made anew from the text each time, one more question would change every token.
+TOKENIZER = Path(__file__).parent / "tokenizer.json"
 # Qwen's split: single digits, so that sums and counting need no luck with merges; a word keeps its space.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -74,30 +78,6 @@ RECIPES = {
 
 
 # --- tokenizer
-
-
-def rendered(conversation: Conversation) -> list[tuple[str, bool]]:
-    """The conversation as the chat template writes it, in pieces: (text, is it to be learnt)."""
-    pieces: list[tuple[str, bool]] = []
-    messages = list(conversation.messages)
-    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
-    if conversation.tools:
-        tools = "".join(json.dumps(tool, ensure_ascii=False) + "\n" for tool in conversation.tools)
-        system += ("\n\n" if system else "") + "# Tools\n" + tools
-        system += 'To use one, answer <tool_call>{"name": ..., "arguments": ...}</tool_call>'
-    if system:
-        pieces.append((f"{START}system\n{system}{END}\n", False))
-    for message in messages:
-        text = message["content"]
-        for call in message.get("tool_calls", ()):
-            function = call["function"]
-            arguments = json.dumps(function["arguments"], ensure_ascii=False)
-            text += f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {arguments}}}\n</tool_call>'
-        if message["role"] == "assistant":
-            pieces += [(f"{START}assistant\n", False), (f"{text}{END}", True), ("\n", False)]
-        else:
-            pieces.append((f"{START}{message['role']}\n{text}{END}\n", False))
-    return pieces
 
 
 def make_tokenizer() -> Tokenizer:
@@ -225,25 +205,41 @@ def missed(model: Model, corpus: Corpus, encoder: Encoder) -> dict[int, int]:
     return wrong
 
 
-def train(name: str, steps: int, resume: bool, tokenizer: Tokenizer, scratch: Path) -> Model:
-    recipe = RECIPES[name]
+def ask_more(corpus: Corpus, wrong: dict[int, int]) -> None:
+    """Draw what is still missed more often: the last few answers cost most of the time otherwise."""
+    corpus.weights = [
+        corpus.base_weight(item) * (1 + 4 * min(1.0, wrong[i] / len(item.questions) * 2))
+        for i, item in enumerate(corpus.items)
+    ]
+
+
+def train(name: str, options: argparse.Namespace, tokenizer: Tokenizer) -> Model:
+    recipe, scratch = RECIPES[name], options.scratch / name
+    steps: int = options.steps or recipe.steps
+    peak = recipe.learning_rate
     random.seed(recipe.seed)
     mx.random.seed(recipe.seed)
     model = build(recipe)
+    if options.extend:
+        # Half the rate: as fast as forgets little of what is known.
+        model.load_weights(str(MODELS / name / "model.safetensors"))
+        peak /= 2
     mx.eval(model.parameters())
     print(f"{name}: {parameters(model):,} parameters, {steps} steps", flush=True)
     warmup = min(100, steps // 10 + 1)
     schedule = optim.join_schedules(
         [
-            optim.linear_schedule(1e-5, recipe.learning_rate, warmup),
-            optim.cosine_decay(recipe.learning_rate, steps - warmup, recipe.learning_rate / 50),
+            optim.linear_schedule(1e-5, peak, warmup),
+            optim.cosine_decay(peak, steps - warmup, peak / 50),
         ],
         [warmup],
     )
     optimizer = optim.AdamW(schedule, betas=[0.9, 0.98], weight_decay=0.01)
-    done = load_checkpoint(scratch, model, optimizer) if resume else 0
-    corpus, encoder = Corpus(name, recipe.seed + done), Encoder(tokenizer)
+    done = load_checkpoint(scratch, model, optimizer) if options.resume else 0
+    corpus, encoder = Corpus(name, recipe.seed + done + 1000 * options.extend), Encoder(tokenizer)
     step_of = nn.value_and_grad(model, loss_of)
+    if options.extend or done:
+        ask_more(corpus, missed(model, corpus, encoder))
     begun, total = time.monotonic(), 0.0
     every = max(50, min(250, steps // 8))
     for step, (ids, labels) in zip(range(done + 1, steps + 1), batches(corpus, encoder), strict=False):
@@ -254,11 +250,7 @@ def train(name: str, steps: int, resume: bool, tokenizer: Tokenizer, scratch: Pa
         total += loss.item()
         if step % every == 0 or step == steps:
             wrong = missed(model, corpus, encoder)
-            # What is still missed is asked more often: the last few answers cost most of the time otherwise.
-            corpus.weights = [
-                corpus.base_weight(item) * (1 + 4 * min(1.0, wrong[i] / len(item.questions) * 2))
-                for i, item in enumerate(corpus.items)
-            ]
+            ask_more(corpus, wrong)
             asked = sum(len(item.questions) for item in corpus.items)
             pace = (time.monotonic() - begun) / (step - done)
             misses = f"missed {sum(wrong.values())}/{asked}"
@@ -352,7 +344,7 @@ def write_folder(name: str, model: Model, tokenizer: Tokenizer) -> None:
         },
     )
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    shutil.copy(TEMPLATE, folder)
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", folder)
     old = target.with_name(f".{name}-old-{os.getpid()}")
@@ -369,20 +361,22 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(RECIPES), help="only this one (default: both)")
     parser.add_argument("--steps", type=int, help="training steps (default: the model's own)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--extend", action="store_true", help="begin with the weights in examples/models")
+    parser.add_argument("--new-tokenizer", action="store_true", help="make tokenizer.json anew, then train")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "lmx-demo-training")
     parser.add_argument("--write-only", action="store_true", help="write the folder from the last checkpoint")
     options = parser.parse_args()
-    tokenizer = make_tokenizer()
+    if options.new_tokenizer or not TOKENIZER.exists():
+        make_tokenizer().save(str(TOKENIZER), pretty=False)
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
     if tokenizer.get_vocab_size() != VOCABULARY:
         raise SystemExit(f"the tokenizer has {tokenizer.get_vocab_size()} entries instead of {VOCABULARY}")
     for name in [options.model] if options.model else sorted(RECIPES):
-        steps = options.steps or RECIPES[name].steps
-        scratch = options.scratch / name
         if options.write_only:
             model = build(RECIPES[name])
-            model.load_weights(str(scratch / "model.safetensors"))
+            model.load_weights(str(options.scratch / name / "model.safetensors"))
         else:
-            model = train(name, steps, options.resume, tokenizer, scratch)
+            model = train(name, options, tokenizer)
         write_folder(name, model, tokenizer)
 
 
