@@ -41,6 +41,10 @@ def begin(desired: Desired, seen: Observed, known: Forms, choices: list[Choice],
         assert choice.form is not None
         block = {(choice.name, own_digest(choice.form)): step}
         return Begun(choices, frozenset(held), frozenset(kept), block)
+    if any(e.state in RISING for e in seen.engines):
+        # Not yet. But what stands against a form is said while another loads, too: else that other one,
+        # which found room because this one is blocked, would lose it again.
+        return Begun(choices, frozenset(held), frozenset(kept), {})
     chosen = replace(choice, start=not step, drain_first=bool(step))
     out = [chosen if c is choice else c for c in choices]
     return Begun(out, frozenset(held - step), frozenset(kept - step), {})
@@ -50,8 +54,6 @@ def _next(
     desired: Desired, seen: Observed, known: Forms, choices: list[Choice], kept: set[str], limit: int
 ) -> tuple[Choice, Blocked | set[str]] | None:
     """The choice whose turn it is, with what stands against it or the engines that must go for it."""
-    if any(e.state in RISING for e in seen.engines):
-        return None
     choice = next((c for c in choices if _startable(c, seen)), None)
     if choice is None or choice.form is None or choice.size is None:
         return None
@@ -79,7 +81,7 @@ def _next(
             f"{gib(limit)}; use swap.strategy auto or raise memory.budget",
             seen,
         )
-    if known.on_trial(choice.name, choice.form):
+    if choice.trial:
         return choice, known.would_interrupt(choice.form)
     gone = sum(weight[e] for e in replaced | leaving)
     if present - gone + need > limit:

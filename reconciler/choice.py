@@ -91,6 +91,7 @@ class Choice:
     hold: Hold = "pinned"
     until: float | None = None
     holding: EngineObs | None = None  # the engine of another form that answers until this one is ready
+    trial: bool = False  # the form has failed before, and something that ran is to be had
 
     @property
     def ready(self) -> bool:

@@ -60,7 +60,8 @@ class Forms:
 
     def choose(self, wish: Wish) -> Choice:
         choice = self._choose(wish)
-        return replace(choice, hold=wish.hold, until=wish.until, holding=self._holding(choice))
+        trial = choice.form is not None and not choice.fallback and self._on_trial(wish.name, choice.form)
+        return replace(choice, hold=wish.hold, until=wish.until, holding=self._holding(choice), trial=trial)
 
     def engine(self, name: str, form: Model) -> EngineObs | None:
         """The live engine of this form; of two, the furthest along, then the one that answers already."""
@@ -95,10 +96,6 @@ class Forms:
             return None
         return before, form
 
-    def on_trial(self, name: str, form: Model) -> bool:
-        """It has failed, and something that ran before is to be had: no risk is taken with that one."""
-        return self._record(form).failures > 0 and self.incumbent(name) is not None
-
     def would_interrupt(self, form: Model) -> Blocked:
         return self._failed(
             form,
@@ -106,6 +103,10 @@ class Forms:
         )
 
     # --- inside --------------------------------------------------------------------------------------
+
+    def _on_trial(self, name: str, form: Model) -> bool:
+        """It has failed, and something that ran before is to be had: no risk is taken with that one."""
+        return self._record(form).failures > 0 and self.incumbent(name) is not None
 
     def _choose(self, wish: Wish) -> Choice:
         name = wish.name

@@ -97,7 +97,8 @@ def _blocks(old: Plan | None, new: Plan) -> Iterator[Change]:
             data = {"model": choice.name, "reason": choice.blocked.reason, "code": choice.blocked.code}
             yield EventType.BLOCKED, f"{choice.name}: {choice.blocked.message}", data
         back = choice.fallback and choice.blocked is not None
-        if back and not (was is not None and was.fallback and was.blocked is not None):
+        # A form on trial was rolled back before; that the next try failed too is no second rollback.
+        if back and not (was is not None and (was.trial or (was.fallback and was.blocked is not None))):
             yield (
                 EventType.ROLLED_BACK,
                 f"{choice.name}: the last good form answers",
@@ -107,7 +108,7 @@ def _blocks(old: Plan | None, new: Plan) -> Iterator[Change]:
     active = next((c for c in new.decision.choices if c.why == "active"), None)
     if stand_in is not None and active is not None and active.blocked is not None and active.form is None:
         previous = next((c for c in old.decision.choices if c.why == "active"), None) if old else None
-        if was_in != stand_in or previous is None or previous.form is not None:
+        if was_in != stand_in or previous is None or (previous.form is not None and not previous.trial):
             yield (
                 EventType.ROLLED_BACK,
                 f"{stand_in} answers, because {active.name} cannot run",
