@@ -301,6 +301,9 @@ class Router:
             self._refuse(ticket, error)
         else:
             self._enqueue(ticket, route)
+            # Its route may lead to an idle engine by now: with nobody running there, no freed row would
+            # ever come to look. Not at once, so that all that is handed back finds its old order first.
+            asyncio.get_running_loop().call_soon(self._pump, ticket.target)
 
     def _accepted(self, generation: Generation) -> None:
         self.counters.prompt_tokens += generation.prompt_tokens

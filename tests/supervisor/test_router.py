@@ -260,6 +260,22 @@ async def test_draining_hands_unaccepted_requests_to_the_next_engine(world: Make
         assert (w.router.in_flight, w.see(old).leases, w.see(new).leases) == (0, 0, 0)
 
 
+async def test_what_a_draining_engine_hands_back_runs_on_an_idle_one_that_has_taken_over(world: Make) -> None:
+    """With the new orders given first, as in a swap: nothing else runs there that would free a row."""
+    async with world(command=standin("late")) as w:
+        old = await w.ready()
+        new = await w.ready()
+        w.route(Route("demo", "ready", old, 2))
+        tasks = [asyncio.create_task(w.router.open(None, prompt(4, name))) for name in ("a", "b")]
+        await until(lambda: w.see(old).leases == 2)
+        w.route(Route("demo", "ready", new, 2))
+        os.kill(w.see(new).pid, signal.SIGUSR1)
+        w.engines.drain(old)
+        answers = [await (await task).collect() for task in tasks]
+        assert {answer.text for answer in answers} == {"late"}
+        assert {(await task).engine_id for task in tasks} == {new}
+
+
 async def test_a_client_that_leaves_frees_what_it_held_at_every_stage(shared: Make) -> None:
     async with shared() as w:
         engine = await w.serving(concurrency=1)
