@@ -40,6 +40,4 @@ def _sentence(holder: str, state: Path) -> str:
         who = f"process {int(known['pid'])}, since {time.ctime(float(known['since']))}"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return (
-        f"another LMX ({who}) uses the state folder {state}; stop it, or give this one its own state.path"
-    )
+    return f"another LMX ({who}) uses the state folder {state}; stop it, or give this one its own state.path"
