@@ -82,19 +82,19 @@ class Forms:
 
     def incumbent(self, name: str) -> tuple[str, Model] | None:
         """What ran before the spec's own form of this model, and would run instead of it."""
-        good = self.desired.good
-        if good is None or not self.desired.spec.swap.rollback:
-            return None
         own = self._other_form(name)
-        if own is not None:
+        if own is not None and self.may_run(name, own, self.engine(name, own)):
             return name, own
-        before = good.active
-        if name != self.desired.spec.active or before is None or before == name:
+        return self.before_active() if name == self.desired.spec.active else None
+
+    def before_active(self) -> tuple[str, Model] | None:
+        """The model that was active before the spec's, if that is another one and may come back."""
+        good = self.desired.good
+        name = good.active if good is not None and self.desired.spec.swap.rollback else None
+        if good is None or name is None or name == self.desired.spec.active:
             return None
-        form = good.models.get(before)
-        if form is None or self.desired.override(before) == "unload":
-            return None
-        return before, form
+        form = good.models.get(name)
+        return (name, form) if form is not None and self.desired.override(name) != "unload" else None
 
     def would_interrupt(self, form: Model) -> Blocked:
         return self._failed(

@@ -2,8 +2,8 @@
 
 This is what a rollback goes back to. It is kept for each model, not for the whole spec, because one
 model that cannot run must not make the loop forget how well the others do. Pure: one observation after
-the other is folded into it. A model that nobody asks to run follows the spec at once: nothing runs
-that could be lost.
+the other is folded into it. A form that nobody asks for any more is forgotten with the next edit of its
+model: nothing runs that could be lost.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ class Known:
 
     @staticmethod
     def of(spec: Spec, generation: int) -> Known:
-        """All of a spec that has reached Ready."""
-        forms = {name: Form(generation, model) for name, model in spec.models.items()}
+        """What must have run for this spec to reach Ready."""
+        forms = {
+            name: Form(generation, model)
+            for name, model in spec.models.items()
+            if name == spec.active or model.residency == "loaded"
+        }
         return Known(spec.active, MappingProxyType(forms))
 
     def as_spec(self, like: Spec) -> Spec:
@@ -56,19 +60,17 @@ class Known:
             old = forms.get(name)
             if old is not None and old.model == model:
                 continue
-            if old is None or self._may_follow(name, old.model, model, desired, decision, seen):
+            choice = decision.get(name)
+            if choice is not None and choice.ready and choice.form == model:
                 forms[name] = Form(generation, model)
+            elif old is not None and not self._matters(name, old.model, desired, decision, seen):
+                del forms[name]
         if active == self.active and forms == self.forms:
             return self
         return Known(active, MappingProxyType(forms))
 
-    def _may_follow(
-        self, name: str, old: Model, new: Model, desired: Desired, decision: Decision, seen: Observed
-    ) -> bool:
-        if digest(old) == digest(new):
-            return True  # the same engine runs both
-        choice = decision.get(name)
-        if choice is not None and choice.why != "stand_in":
-            return choice.ready and choice.form == new
-        runs = any(e.model == name and e.digest == digest(old) and e.state in LIVE for e in seen.engines)
-        return not runs and desired.override(name) is None and name != self.active
+    def _matters(self, name: str, old: Model, desired: Desired, decision: Decision, seen: Observed) -> bool:
+        """Somebody may want the old form back: it runs, or its successor is still to come."""
+        if name == self.active or decision.get(name) is not None or desired.override(name) is not None:
+            return True
+        return any(e.model == name and e.digest == digest(old) and e.state in LIVE for e in seen.engines)

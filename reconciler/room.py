@@ -15,6 +15,7 @@ then given, in order of precedence, to models whose context is `auto`.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from reconciler.choice import Blocked, Blocks, Choice, Desired
@@ -71,7 +72,7 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
     noted = [
         replace(c, blocked=over[c.name]) if c.name in over and c.blocked is None else c for c in sized
     ]  # fmt: skip
-    return Room(_contexts(noted, max(0, limit - taken)), blocks)
+    return Room(_contexts(noted, max(0, limit - taken), over.keys()), blocks)
 
 
 def floor_bytes(choice: Choice) -> int:
@@ -138,7 +139,7 @@ def _no_room(choice: Choice, left: int, limit: int, taken: int, waits: bool, unt
     )
 
 
-def _contexts(choices: list[Choice], spare: int) -> list[Choice]:
+def _contexts(choices: list[Choice], spare: int, over: Set[str]) -> list[Choice]:
     out = []
     for choice in choices:
         if choice.form is None or choice.size is None:
@@ -150,6 +151,8 @@ def _contexts(choices: list[Choice], spare: int) -> list[Choice]:
                 why = choice.size.problem
         else:
             context, why = choice.size.context_in(choice.size.at_floor + spare)
+            if choice.name in over and (running := _as_it_runs(choice.engine)):
+                context, why = min(context, running), "there is no room for more"
             spare -= min(spare, choice.size.at(context) - choice.size.at_floor)
         out.append(replace(choice, context=context, context_why=why))
     return out

@@ -47,8 +47,8 @@ def _stand_in(desired: Desired, seen: Observed, known: Forms, choices: list[Choi
             return Choice(now, "stand_in", form, fallback=True, engine=engine)
     if mine.form is not None or mine.holding is not None:
         return None
-    before = known.incumbent(active)
-    if before is None or before[0] == active:
+    before = known.before_active()
+    if before is None:
         return None
     name, form = before
     engine = known.engine(name, form)

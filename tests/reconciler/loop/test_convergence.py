@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from reconciler.actions import Bind, Drain
 from reconciler.backoff import CAP_S
 from reconciler.observed import EngineState
 from reconciler.sizing import limit_bytes, size_of
@@ -33,7 +34,7 @@ names, sources = st.sampled_from(NAMES), st.sampled_from(SOURCES)
 class Convergence(RuleBasedStateMachine):
     rig: Rig
 
-    @initialize(memory=st.sampled_from([4.5, 6.0, 8.0, 16.0]))
+    @initialize(memory=st.sampled_from([3.6, 4.5, 6.0, 8.0, 16.0]))
     def boot(self, memory: float) -> None:
         first = copy.deepcopy(FIRST)
         first["models"]["a"]["context"] = 4096
@@ -55,7 +56,7 @@ class Convergence(RuleBasedStateMachine):
     def deactivate(self) -> None:
         self._edit(lambda s: s.update(active=None))
 
-    @rule(name=names, source=sources, context=st.sampled_from(["auto", 4096, 16384]))
+    @rule(name=names, source=sources, context=st.sampled_from(["auto", 4096, 4096, 16384]))
     def declare(self, name: str, source: str, context: Any) -> None:
         def change(s: dict[str, Any]) -> None:
             s["models"].setdefault(name, {}).update(source=source, context=context)
@@ -140,10 +141,17 @@ class Convergence(RuleBasedStateMachine):
         self.rig.run(seconds)
         self.rig.lose_pokes = False
 
-    @rule(back=st.integers(1, 6))
-    def old_news(self, back: int) -> None:
-        self.rig.world.stale = back
-        self.rig.run(0.01)
+    @rule(back=st.lists(st.integers(0, 6), min_size=1, max_size=8), seconds=st.sampled_from([0.01, 5.0]))
+    def old_news(self, back: list[int], seconds: float) -> None:
+        """The next observations are so many snapshots old, whatever is going on."""
+        self.rig.world.stale = list(back)
+        self.rig.run(seconds)
+
+    @rule(name=names, source=sources, back=st.lists(st.integers(0, 6), min_size=4, max_size=12))
+    def swap_on_old_news(self, name: str, source: str, back: list[int]) -> None:
+        self.declare(name, source, 4096)
+        self.activate(name)
+        self.old_news(back, 10.0)
 
     # --- faults ------------------------------------------------------------------------------------
 
@@ -172,6 +180,18 @@ class Convergence(RuleBasedStateMachine):
         if behind.fate == "fails_for_ever":
             behind.replaced()
         behind.fate = fate
+
+    @rule(
+        name=names,
+        source=st.sampled_from(SOURCES[:2]),
+        fate=st.sampled_from(["fails", "fails_for_ever", "probe_fails", "crashes_loading"]),
+    )
+    def bad_swap(self, name: str, source: str, fate: Any) -> None:
+        """An edit that asks for what does not load."""
+        self.change_fate(source, fate)
+        self.declare(name, source, 4096)
+        self.activate(name)
+        self.endure()
 
     @rule(source=st.sampled_from(SOURCES[:-1]), breaks=st.booleans())
     def break_files(self, source: str, breaks: bool) -> None:
@@ -228,13 +248,30 @@ class Convergence(RuleBasedStateMachine):
     def calm(self) -> None:
         self._settle()
 
+    @rule()
+    def endure(self) -> None:
+        """Edits stop and faults do not: what works is left alone all the same."""
+        rig, world = self.rig, self.rig.world
+        world.crash_in, world.stale = None, []
+        rig.run(200.0)
+        mark = rig.mark()
+        rig.run(CAP_S, look=30.0)
+        assert len([a for a in rig.since(mark) if not isinstance(a, Bind)]) < 100, "in circles"
+        pinned = [
+            a
+            for a in rig.since(mark)
+            if isinstance(a, Drain) and rig.loop.desired.spec.models[a.model].residency != "on_demand"
+        ]
+        assert pinned == []
+        rig.clean()
+
     def teardown(self) -> None:
         if hasattr(self, "rig"):
             self._settle()
 
     def _settle(self) -> None:
         rig, world = self.rig, self.rig.world
-        world.crash_in, world.stale = None, 0
+        world.crash_in, world.stale = None, []
         for engine in world.engines.values():
             engine.extra = 0
         for source in world.sources.values():

@@ -102,9 +102,9 @@ def test_an_observation_older_than_the_last_step_is_not_acted_on() -> None:
     rig.edit(lambda s: s["models"].update(b=small("b")))
     for back in (1, 2, 3, 4, 5, 6) * 3:
         rig.edit(lambda s: s.update(active="b" if s["active"] == "a" else "a"))
-        rig.world.stale = back
+        rig.world.stale = [back]
         rig.step()
-        rig.world.stale = back
+        rig.world.stale = [back]
         rig.step()
         rig.run(0.3)
     rig.run(30)
@@ -117,7 +117,7 @@ def test_old_news_is_looked_past_soon() -> None:
     rig.run(20)
     rig.edit(lambda s: s["models"].update(a=small("b")))
     rig.step()
-    rig.world.stale = 3
+    rig.world.stale = [3]
     assert rig.step() is False
     assert rig.loop._pause(False) < 0.1
 

@@ -256,3 +256,15 @@ def test_d2_broken_files_are_refused_with_the_reason_and_taken_up_when_whole() -
     rig.run(60)
     assert rig.answers == "a:./small-b"
     rig.clean()
+
+
+def test_d3_a_form_that_never_ran_is_not_what_a_rollback_goes_back_to() -> None:
+    """One edit makes another model active and gives it a form that fails; it has only lain on disk before."""
+    rig = Rig(spec("a", a=small(), c=medium()), room=BESIDE)
+    rig.run(20)
+    rig.world.sources["./small-b"].fate = "fails_for_ever"
+    rig.edit(lambda s: (s["models"].update(c=small("b")), s.update(active="c")))
+    rig.run(60)
+    assert rig.running == ["a:./small-a"]
+    assert rig.answers == "a:./small-a"
+    rig.clean()

@@ -101,6 +101,19 @@ def test_p5_limits_change_in_place_and_no_engine_is_touched() -> None:
     rig.clean()
 
 
+def test_d4_a_longer_context_that_does_not_fit_is_not_promised_to_anybody() -> None:
+    rig = Rig(spec("a", a=small()), room=3.0)
+    rig.run(20)
+    mark = rig.mark()
+    rig.edit(lambda s: s["models"]["a"].update(context=40960))
+    rig.run(20)
+    assert rig.condition("Synced").reason == "InsufficientMemory"
+    assert rig.engine("a").limits.context == 4096
+    rig.run(60)
+    assert [a.kind for a in rig.since(mark)] == ["configure"]
+    rig.clean()
+
+
 def test_p5_files_that_vanish_do_not_take_the_context_of_a_running_model() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)

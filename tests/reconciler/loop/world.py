@@ -116,7 +116,7 @@ class World:
         self.actions: list[Action] = []
         self.violations: list[str] = []
         self.poke: Callable[[], None] = lambda: None
-        self.stale = 0  # how many snapshots back the next observation is
+        self.stale: list[int] = []  # how many snapshots back the next observations are
         self.crash_in: int | None = None  # the loop's process dies at this many actions from now
         self.quarantined: Callable[[str], bool] = lambda _: False
         self.override: Callable[[str], str | None] = lambda _: None
@@ -143,8 +143,8 @@ class World:
             last_used=MappingProxyType(dict(self.last_used)),
         )
         self._snapshots = [*self._snapshots[-8:], fresh]
-        back, self.stale = min(self.stale, len(self._snapshots) - 1), 0
-        found = self._snapshots[-1 - back]
+        back = self.stale.pop(0) if self.stale else 0
+        found = self._snapshots[-1 - min(back, len(self._snapshots) - 1)]
         self._observed_at = found.now
         return found
 
