@@ -1,7 +1,7 @@
 """Random-weight Qwen3 shapes with the demo model's tokenizer, made on the spot; as a script it imports MLX.
 
-The row of the end-of-text token is zero in the (tied) output matrix, so that greedy decoding never
-ends early and every side generates exactly what it is asked for.
+The rows of the end-of-text token and of pieces of characters are zero in the (tied) output matrix: greedy
+decoding never ends early, and each token is text at once, so that a first token can be seen on every side.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ def _write(folder: Path, shape: str) -> None:
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
     weights = dict(tree_flatten(model.parameters()))
     table = weights["model.embed_tokens.weight"]
-    table[eos] = 0.0
+    silent = [
+        eos,
+        *(i for i in range(size) if "\ufffd" in tokenizer.decode([i]) or not tokenizer.decode([i])),
+    ]
+    table[mx.array(silent)] = 0.0
     weights["model.embed_tokens.weight"] = table
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     print(f"{shape}: {sum(w.size for w in weights.values()) / 1e6:.1f} M parameters")
