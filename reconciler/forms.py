@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.backoff import Ledger, Record
-from reconciler.choice import LIVE, RISING, Blocked, Blocks, Choice, Desired, Wish
+from reconciler.choice import LIVE, Blocked, Blocks, Choice, Desired, Wish
 from reconciler.digests import digest, own_digest
 from reconciler.observed import EngineObs, EngineState, ModelFiles, Observed
 from reconciler.spec import Model
@@ -154,7 +154,7 @@ class Forms:
             return None
         there = self.seen.files.get(digest(before[1]))
         startable = there is not None and there.state == "present" and self.usable(*before)
-        if not startable and (engine is None or engine.state not in RISING):
+        if not startable and engine is None:
             return None
         if failed:
             return replace(self._failed(form, f"next try when {before[0]} is back"), waits=True)

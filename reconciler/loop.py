@@ -17,23 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from reconciler.actions import Action, CancelDownload, Download, Spawn
-from reconciler.backoff import STEADY_S, Ledger
+from reconciler.actions import Action, Download, Spawn
+from reconciler.backoff import Ledger
 from reconciler.choice import Desired
 from reconciler.conditions import Condition, Facts, conditions, summary
 from reconciler.digests import own_digest
 from reconciler.effects import Effects
+from reconciler.endings import Endings
 from reconciler.events import Event, EventType
-from reconciler.forms import download_key, form_of, forms
+from reconciler.forms import forms
 from reconciler.gate import Accepted, Content, Gate, Parsed
 from reconciler.known import Known
-from reconciler.observed import EngineObs, EngineState, Failure, ModelFiles, Observed, OverrideObs
+from reconciler.observed import Observed, OverrideObs
 from reconciler.plan import Plan, plan
 from reconciler.spec import Model, Spec
 from reconciler.watch import changes
@@ -110,9 +110,7 @@ class Loop:
         self._taken = memory.accepted  # the accepted spec whose consequences have been drawn
         self._held = memory.held or memory.good  # in force while `suspend` is true
         self._good_spec: tuple[Known, Spec, Spec] | None = None
-        self._engines: dict[str, str] = {}  # engines seen -> fingerprint of their files then
-        self._ended: deque[str] = deque(maxlen=256)  # engines whose end has been written down
-        self._fetching: dict[str, Model] = {}  # downloads begun and not over, by digest
+        self._endings = Endings()
         self._acted_at = effects.now()
         self._last: Action | None = None
         self._repeats = 0
@@ -237,7 +235,7 @@ class Loop:
         self.gate.check()
         self._take()
         desired = self.desired
-        models = {**self._fetching, **forms(desired)}
+        models = {**self._endings.fetching, **forms(desired)}
         seen = await self._effects.observe(desired.spec, models)
         if seen.now < self._acted_at or (self.seen is not None and seen.now < self.seen.now):
             return False
@@ -266,10 +264,7 @@ class Loop:
                 },
             )
         model = models[action.digest] if isinstance(action, Spawn | Download) else None
-        if isinstance(action, Download) and model is not None:
-            self._fetching[action.digest] = model
-        elif isinstance(action, CancelDownload):
-            self._fetching.pop(action.digest, None)
+        self._endings.begun(action, model)
         await self._effects.act(action, desired.spec, model)
         self._acted_at = self._effects.now()
 
@@ -303,55 +298,15 @@ class Loop:
 
     def _absorb(self, desired: Desired, seen: Observed) -> None:
         """Write down failures of engines that are gone; note engines that run well."""
-        ledger = self._fetched(self.ledger, seen)
-        for engine in seen.engines:
-            files = seen.files.get(engine.digest)
-            self._engines.setdefault(engine.id, files.fingerprint if files is not None else "")
-            if engine.state is EngineState.EXITED and engine.id not in self._ended:
-                self._ended.append(engine.id)
-                if engine.failure is not None:
-                    ledger = self._failed(ledger, engine, engine.failure, desired, seen)
-            elif engine.state is EngineState.READY and seen.now - engine.since >= STEADY_S:
-                ledger = ledger.steady(_key(engine, desired))
-        here = {e.id for e in seen.engines}
-        self._engines = {ident: mark for ident, mark in self._engines.items() if ident in here}
-        if ledger.records:
-            ledger = ledger.kept(self._keys(desired) | {e.own_digest for e in seen.engines})
-        if ledger is not self.ledger and ledger != self.ledger:
-            self._set_ledger(ledger)
-
-    def _keys(self, desired: Desired) -> frozenset[str]:
-        """Everything whose record still matters: the models of the spec, also of one that waits."""
-        specs = [self.spec, desired.spec, *([desired.good] if desired.good is not None else [])]
-        models = [m for spec in specs for m in spec.models.values()]
-        return frozenset({own_digest(m) for m in models} | {download_key(m) for m in models})
-
-    def _fetched(self, ledger: Ledger, seen: Observed) -> Ledger:
-        """What became of the downloads that were begun."""
-        for key, model in list(self._fetching.items()):
-            files = seen.files.get(key)
-            if files is not None and files.state == "downloading":
-                continue
-            del self._fetching[key]
-            if files is not None and files.state == "present":
-                ledger = ledger.cleared(download_key(model))
-            elif files is not None:
-                ledger = ledger.failed(download_key(model), _fetch_failure(files), seen.now)
-        return ledger
-
-    def _failed(
-        self, ledger: Ledger, engine: EngineObs, failure: Failure, desired: Desired, seen: Observed
-    ) -> Ledger:
-        key = _key(engine, desired)
-        before = ledger.get(key).quarantined
-        ledger = ledger.failed(key, failure, seen.now, self._engines[engine.id])
-        if ledger.get(key).quarantined and not before:
+        found = self._endings.absorb(self.ledger, desired, self.spec, seen)
+        if found.ledger != self.ledger:  # first: what follows may fail, and the end is not seen again
+            self._set_ledger(found.ledger)
+        for engine, failure in found.quarantined:
             self.emit(
                 EventType.QUARANTINED,
                 f"{engine.model}: three crashes in ten minutes, the last: {failure.message}",
                 {"model": engine.model},
             )
-        return ledger
 
     def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
         if self.gate.accepted is None:
@@ -442,16 +397,3 @@ def override_key(spec: Spec, model: str) -> str:
     """What an override of this model depends on: `active` and the model's own fields."""
     form = spec.models.get(model)
     return f"{spec.active}:{own_digest(form) if form is not None else ''}"
-
-
-def _key(engine: EngineObs, desired: Desired) -> str:
-    """Under which an engine's failures are counted: its form as the spec words it now.
-
-    An edit that the running engine took up in place has changed the words since it was started.
-    """
-    form = form_of(engine, desired)
-    return own_digest(form) if form is not None else engine.own_digest
-
-
-def _fetch_failure(files: ModelFiles) -> Failure:
-    return Failure("download_failed", files.message or "the download ended", permanent=files.permanent)
