@@ -81,10 +81,14 @@ class Ledger:
             ),
         )
 
-    def steady(self, key: str) -> Ledger:
-        """The engine runs well: the next failure is the first again. Crashes stay for their window."""
+    def steady(self, key: str, since: float) -> Ledger:
+        """An engine that is ready since then runs well: the next failure is the first again.
+
+        Not if something failed after it was ready: that was another engine of the very same fields.
+        Crashes stay for their window.
+        """
         old = self.records.get(key)
-        if old is None or old.failures == 0:
+        if old is None or old.failures == 0 or old.last_at > since:
             return self
         return self._with(key, replace(old, failures=0, retry_at=0.0))
 

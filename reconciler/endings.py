@@ -56,7 +56,7 @@ class Endings:
                     if ledger.get(key).quarantined and not before:
                         quarantined.append((engine, engine.failure))
             elif engine.state is EngineState.READY and seen.now - engine.since >= STEADY_S:
-                ledger = ledger.steady(key)
+                ledger = ledger.steady(key, engine.since)
         here = {e.id for e in seen.engines}
         self._files = {ident: mark for ident, mark in self._files.items() if ident in here}
         if ledger.records:

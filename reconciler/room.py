@@ -2,12 +2,13 @@
 
 Room is given out in this order, each model at the least context it may have:
 
- 1. pinned models that run already: what stays loaded is not pushed out by an edit
- 2. on_demand models that are not yet `min_residency` old
- 3. other pinned models, `active` first
- 4. on_demand models in use
- 5. on_demand models that a request waits for
- 6. idle ones
+ 1. pinned models that run as the spec has them: what stays loaded is not pushed out by an edit
+ 2. pinned models that run in another form, for the form that replaces it
+ 3. on_demand models that are not yet `min_residency` old
+ 4. other pinned models, `active` first
+ 5. on_demand models in use
+ 6. on_demand models that a request waits for
+ 7. idle ones
 
 Whatever does not fit next to those before it is blocked, or paged out if it runs. What is left over is
 then given, in order of precedence, to models whose context is `auto`.
@@ -25,7 +26,7 @@ from reconciler.observed import EngineObs, EngineState, Observed
 from reconciler.sizing import size_of
 from reconciler.stand_in import passing
 
-_TURNS = {"young": 1, "busy": 3, "asked": 4, "idle": 5}
+_TURNS = {"young": 3, "busy": 5, "asked": 6, "idle": 7}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _digest_of(choice: Choice) -> str:
 
 def _turn(choice: Choice) -> int:
     if choice.hold == "pinned":
-        return 0 if choice.ready else 2
+        return 1 if choice.ready else 2 if choice.holding is not None else 4
     return _TURNS[choice.hold]
 
 

@@ -23,8 +23,10 @@ def with_stand_in(
     if found is None:
         return choices, None
     own = next((c for c in choices if c.name == found.name), None)
-    if own is not None and own.form is not None and found.engine in (None, own.engine, own.holding):
-        return choices, found.name
+    if own is not None and own.form is not None:
+        # By the engine that answers now or, once that is ready, by the one that replaces it.
+        if own.ready or found.engine in (None, own.engine, own.holding):
+            return choices, found.name
     others = [c for c in choices if c.name != found.name]
     return [*others[:1], found, *others[1:]], found.name
 

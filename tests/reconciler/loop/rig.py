@@ -261,8 +261,8 @@ class Rig:
         return len(self.world.actions)
 
     def clean(self) -> None:
-        assert self.world.violations == []
-        assert self.errors == []
+        assert not self.world.violations, self.world.violations[:3]
+        assert not self.errors, self.errors[:3]
 
 
 def small(letter: str = "a", /, **more: Any) -> dict[str, Any]:

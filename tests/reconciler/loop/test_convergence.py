@@ -25,7 +25,7 @@ from tests.reconciler.loop.rig import Rig, spec
 
 NAMES = ("a", "b", "c")
 SOURCES = ("./small-a", "./small-b", "./medium-a", "./large-a", "org/hub-a")
-EXAMPLES = int(os.environ.get("CONVERGENCE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("CONVERGENCE_EXAMPLES", "150"))
 FIRST = spec("a", a="./small-a", b={"source": "./small-b", "residency": "on_demand"}, c="./medium-a")
 
 names, sources = st.sampled_from(NAMES), st.sampled_from(SOURCES)

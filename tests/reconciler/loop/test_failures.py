@@ -171,3 +171,14 @@ def test_an_engine_that_ran_for_a_minute_has_its_first_failure_next() -> None:
     crash(rig, "a", 1, apart=70)
     (record,) = rig.loop.ledger.records.values()
     assert (record.failures, len(record.crashes)) == (0, 1)
+
+
+def test_a_model_that_runs_does_not_excuse_another_with_the_very_same_fields() -> None:
+    rig = Rig(spec("a", a=small(), c=small()))
+    rig.run(120)
+    rig.world.sources["./small-a"].fate = "fails"
+    rig.edit(lambda s: s.update(active="c"))
+    rig.run(120)
+    assert 4 <= len(rig.world.spawned("c")) <= 8
+    assert rig.answers == "a:./small-a"
+    rig.clean()

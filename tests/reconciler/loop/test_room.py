@@ -36,6 +36,16 @@ def test_d4_an_edit_does_not_push_out_what_stays_loaded() -> None:
     rig.clean()
 
 
+def test_d4_a_new_form_of_what_stays_loaded_comes_before_a_newcomer() -> None:
+    rig = Rig(spec(None, a=small(residency="loaded"), c=large()), room=5.0)
+    rig.run(20)
+    rig.edit(lambda s: (s["models"]["a"].update(source="./small-b"), s.update(active="c")))
+    rig.run(60)
+    assert rig.running == ["a:./small-b"]
+    assert "models.c: does not fit" in rig.condition("Synced").message
+    rig.clean()
+
+
 def test_d4_two_models_with_the_very_same_fields_are_judged_one_by_one() -> None:
     rig = Rig(spec(None, a=small(residency="loaded"), b=small(residency="loaded")), room=3.0)
     rig.run(60)

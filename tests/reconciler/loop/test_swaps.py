@@ -191,3 +191,17 @@ def test_p3_a_newer_edit_cancels_a_load_and_a_late_load_does_not_publish() -> No
     assert rig.running == ["a:./small-a"]
     assert len(rig.world.spawned("a")) == 1
     rig.clean()
+
+
+def test_d3_a_stand_in_that_is_reloaded_for_its_own_sake_goes_on_standing_in() -> None:
+    """Its new form takes over from its old one while it answers for an active model that cannot run."""
+    rig = swapped(Rig(spec("a", a=small(residency="loaded"), b=large("b")), room=5.0))
+    rig.edit(lambda s: s.update(active="b"))
+    rig.run(20)
+    assert rig.answers == "a:./small-a"
+    rig.edit(lambda s: s["models"]["a"].update(source="./small-c"))
+    rig.run(60)
+    assert rig.answers == "a:./small-c"
+    assert len(rig.world.spawned("a")) == 2
+    assert rig.running == ["a:./small-c"]
+    rig.clean()

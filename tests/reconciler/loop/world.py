@@ -363,7 +363,7 @@ class World:
         late = self.t - engine.since >= spec.swap.drain_timeout
         if engine.requests and not (engine.state is EngineState.DRAINING and late):
             self._broken(f"{engine.id} is stopped with {len(engine.requests)} requests ({engine.state})")
-        if engine.state is EngineState.READY:
+        if engine.state is EngineState.READY and engine.since <= self._observed_at:
             self._broken(f"{engine.id} is stopped without a drain")
         engine.stop_reason = reason
         self._enter(engine, EngineState.STOPPING)
