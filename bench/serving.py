@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import statistics
 import subprocess
 import sys
 import time
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import psutil
 
-from bench import client, models
+from bench import models
 from bench.client import percentile
-from bench.sides import Ours
+from bench.sides import ROOT, Ours
 from bench.speed import Row
 from bench.workload import Load
 
 STARTS = 5
+ROUNDS = 3
 IDLE_S = 20.0
 LOAD = Load(16, 4, (200, 200))
 
@@ -33,9 +35,10 @@ def run(scratch: Path) -> Iterator[Row]:
         yield Row("idle: processor time of the parent", _idle(parent), 1.0, False, "% of a core")
         engines = sum(_idle(p, 5.0) for p in parent.children())
         yield Row("idle: processor time of the engine", engines, None, False, "% of a core")
-        waits = asyncio.run(_healthz_under_load(ours))
-        yield Row("/healthz p99 under 16 streams", percentile(waits, 0.99) * 1000, 10.0, False, "ms")
-        yield Row("/healthz p50 under 16 streams", percentile(waits, 0.50) * 1000, None, False, "ms")
+        rounds = [_healthz_under_load(ours) for _ in range(ROUNDS)]
+        for part, goal in ((0.99, 10.0), (0.50, None)):
+            found = statistics.median(percentile(waits, part) for waits in rounds) * 1000
+            yield Row(f"/healthz p{part * 100:.0f} under 16 streams", found, goal, False, "ms")
         yield Row("memory of the parent, after load", parent.memory_info().rss / 1e6, 150.0, False, "MB")
         spec = ours.file
     finally:
@@ -52,21 +55,12 @@ def _idle(process: psutil.Process, seconds: float = IDLE_S) -> float:
     return 100 * (after.user + after.system - before.user - before.system) / seconds
 
 
-async def _healthz_under_load(ours: Ours) -> list[float]:
-    running = asyncio.create_task(client.run(ours.port, "bench", LOAD, 1))
-    waits = []
-    while not running.done():
-        start = time.perf_counter()
-        reader, writer = await asyncio.open_connection("127.0.0.1", ours.port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        answer = await reader.read()
-        waits.append(time.perf_counter() - start)
-        writer.close()
-        if b'"ok"' not in answer:
-            raise RuntimeError(f"/healthz said {answer!r}")
-        await asyncio.sleep(0.02)
-    await running
-    return waits
+def _healthz_under_load(ours: Ours) -> list[float]:
+    command = [sys.executable, "-m", "bench.prober", str(ours.port)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as prober:
+        ours.run(LOAD, 1)
+        waits, _ = prober.communicate(timeout=60)
+    return [float(wait) for wait in json.loads(waits)]
 
 
 def _start(file: Path, port: int) -> float:
@@ -76,7 +70,7 @@ def _start(file: Path, port: int) -> float:
         [sys.executable, "-m", "appliance.cli", "up", "-f", str(file)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=ROOT,
     )
     try:
         while True:
