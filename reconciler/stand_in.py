@@ -16,16 +16,16 @@ def with_stand_in(
 ) -> tuple[list[Choice], str | None]:
     """The choices, and the name of the stand-in among them, if there is one.
 
-    A stand-in that is wanted for its own sake too (it is `loaded`, or on_demand and in use) keeps its own
-    choice, and so its place in memory.
+    A stand-in that is pinned for its own sake too keeps its own choice: its place in memory, and its form,
+    which an edit may be changing at the same time. So does one on demand that runs as the spec has it. In
+    an older form, one on demand stays as it is for as long as it stands in.
     """
     found = _stand_in(desired, seen, known, choices)
     if found is None:
         return choices, None
     own = next((c for c in choices if c.name == found.name), None)
     if own is not None and own.form is not None:
-        # By the engine that answers now or, once that is ready, by the one that replaces it.
-        if own.ready or found.engine in (None, own.engine, own.holding):
+        if own.hold == "pinned" or (own.engine is not None and own.engine == found.engine):
             return choices, found.name
     others = [c for c in choices if c.name != found.name]
     return [*others[:1], found, *others[1:]], found.name

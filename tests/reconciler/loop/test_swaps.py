@@ -205,3 +205,23 @@ def test_d3_a_stand_in_that_is_reloaded_for_its_own_sake_goes_on_standing_in() -
     assert len(rig.world.spawned("a")) == 2
     assert rig.running == ["a:./small-c"]
     rig.clean()
+
+
+def test_d3_a_stand_in_on_demand_is_not_reloaded_while_it_stands_in() -> None:
+    rig = swapped(Rig(spec("a", a=small(residency="on_demand")), room=5.0))
+    rig.edit(
+        lambda s: (
+            s["models"].update(
+                a=large("a", residency="on_demand"), c={"source": "org/hub-a", "context": 4096}
+            ),
+            s.update(active="c"),
+        )
+    )
+    rig.world.sources["org/hub-a"].fetch_fails = True
+    rig.run(60)
+    assert len(rig.world.spawned("a")) == 1
+    rig.world.crash(rig.engine("a").id)
+    rig.run(60)
+    assert rig.answers == "a:./small-a"
+    assert len(rig.world.spawned("a")) == 2
+    rig.clean()
