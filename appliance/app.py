@@ -37,6 +37,7 @@ from reconciler.gate import Parsed, SourceProblem, SpecProblem
 from reconciler.history import History
 from reconciler.loader import SpecError, load_text
 from reconciler.loop import Loop
+from reconciler.recall import recall
 from reconciler.sources.file import Content, FileSource, SourceError
 from reconciler.spec import Spec
 
@@ -128,9 +129,10 @@ class _Appliance:
             file.parse,
             wall=time.time,
             fallback=BARE,
-            memory=self._memory.load(file.parse, time.time() - clock.time()),
+            memory=recall(history, file.parse, time.time() - clock.time()),
             on_event=self._on_event,
             on_pass=self._control.noticed,
+            on_known=self._memory.known,
         )
         self._control.attach(self._loop)
 

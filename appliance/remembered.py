@@ -16,9 +16,9 @@ from typing import Any
 
 from reconciler.backoff import Ledger
 from reconciler.events import Event
-from reconciler.gate import Accepted, Parsed, SpecProblem
-from reconciler.history import Generation, History
-from reconciler.loop import Memory
+from reconciler.gate import Accepted
+from reconciler.history import History
+from reconciler.known import Known
 from reconciler.observed import OverrideObs
 
 log = logging.getLogger("lmx.state")
@@ -58,13 +58,13 @@ class Remembered:
         self._try("overrides", lambda: self._history.save_overrides(overrides))
 
     def accepted(self, accepted: Accepted, at: float) -> None:
-        generation = Generation(
-            accepted.generation, accepted.digest, accepted.content_digest, at, None, accepted.text
-        )
-        self._try("the new generation", lambda: self._history.add_generation(generation))
+        self._try("the new generation", lambda: self._history.accepted(accepted, at))
 
     def applied(self, generation: int, at: float) -> None:
-        self._try("the last-known-good", lambda: self._history.mark_applied(generation, at))
+        self._try("the last-known-good", lambda: self._history.applied(generation, at))
+
+    def known(self, known: Known) -> None:
+        self._try("which forms are known to run", lambda: self._history.save_known(known))
 
     def prune(self, older_than: float) -> None:
         self._try("the pruning of events", lambda: self._history.prune(older_than))
@@ -113,27 +113,3 @@ class Remembered:
             }
             for g in found
         ]
-
-    def load(self, parse: Callable[[bytes], Parsed], offset: float) -> Memory:
-        """What an earlier run left. offset: wall clock minus the loop's clock, seconds."""
-        newest, good = self._history.newest(), self._history.last_good()
-        return Memory(
-            accepted=_parsed(newest, parse) or _parsed(good, parse),
-            good=_parsed(good, parse),
-            good_at=good.applied_at if good is not None else None,
-            generation=newest.generation if newest is not None else 0,
-            ledger=self._history.load_ledger(offset),
-            overrides=self._history.load_overrides(),
-        )
-
-
-def _parsed(stored: Generation | None, parse: Callable[[bytes], Parsed]) -> Accepted | None:
-    """A stored spec, read again with today's environment and rules; None if those refuse it."""
-    if stored is None:
-        return None
-    try:
-        parsed = parse(stored.text)
-    except SpecProblem as error:
-        log.warning("generation %d can no longer be used: %s", stored.generation, error)
-        return None
-    return Accepted(parsed.spec, stored.digest, stored.generation, stored.content_digest, stored.text)

@@ -195,3 +195,16 @@ def test_a_broken_file_at_a_later_start_brings_the_last_good_state_back(up: Mach
     assert up.condition("ConfigAccepted")["status"] == "False"
     assert up.status()["generation"] == 1
     assert up.answer("Who are you?")
+
+
+def test_a_rollback_outlives_a_restart(up: Machine) -> None:
+    """The form that did run is started again, though another generation had it."""
+    spec = up.spec()
+    spec["models"]["demo"]["source"] = str(up.folder / "nowhere")
+    up.write(spec)
+    _refused(up, "ModelFilesBroken")
+    up.stop()
+    up.up(None, wait=False)
+    up.until(lambda s: s["active"]["actual"] == "demo")
+    assert up.answer("Who are you?")
+    assert up.condition("Synced")["status"] == "False"
