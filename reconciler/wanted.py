@@ -7,6 +7,7 @@ use, those a request waits for in the order they asked, then idle ones. An unloa
 from __future__ import annotations
 
 from reconciler.choice import LIVE, RISING, Desired, Wish
+from reconciler.digests import digest
 from reconciler.observed import EngineObs, Observed
 from reconciler.spec import Model
 
@@ -46,8 +47,9 @@ def _on_demand(name: str, model: Model, seen: Observed) -> Wish | None:
         return Wish(name, "on_demand", "asked") if name in seen.wanted else None
     if any(e.state in RISING for e in engines):
         return Wish(name, "on_demand", "busy")
-    grown = max(e.since for e in engines) + model.min_residency
-    if seen.now < grown:
+    # Only the form that the spec has now has the promise of min_residency.
+    begun = [e.since for e in engines if e.digest == digest(model)]
+    if begun and seen.now < (grown := max(begun) + model.min_residency):
         return Wish(name, "on_demand", "young", grown)
     if name in seen.wanted or any(e.leases for e in engines):
         return Wish(name, "on_demand", "busy")

@@ -225,3 +225,11 @@ def test_d3_a_stand_in_on_demand_is_not_reloaded_while_it_stands_in() -> None:
     assert rig.answers == "a:./small-a"
     assert len(rig.world.spawned("a")) == 2
     rig.clean()
+
+
+def test_d1_a_young_old_form_on_demand_does_not_hold_up_the_new_active_model() -> None:
+    rig = swapped(Rig(spec("a", a=small(residency="on_demand"), b=small("b")), room=3.0))
+    rig.edit(lambda s: (s["models"]["a"].update(source="./large-a"), s.update(active="b")))
+    rig.run(20)
+    assert rig.running == ["b:./small-b"]
+    rig.clean()
