@@ -41,6 +41,15 @@ def form_of(engine: EngineObs, desired: Desired) -> Model | None:
     return None
 
 
+def form_named(desired: Desired, name: str, own: str) -> Model | None:
+    """A model's form by the digest of its own fields."""
+    for spec in (desired.spec, desired.good):
+        form = spec.models.get(name) if spec is not None else None
+        if form is not None and own_digest(form) == own:
+            return form
+    return None
+
+
 def answering(seen: Observed, name: str | None) -> EngineObs | None:
     """The ready engine that the router gives requests for this model to now."""
     route = seen.table.routes.get(name) if name is not None else None
@@ -129,7 +138,7 @@ class Forms:
         good = self.desired.good
         form = good.models.get(name) if good is not None and self.desired.spec.swap.rollback else None
         own = self.desired.spec.models.get(name)
-        return form if form is not None and (own is None or digest(own) != digest(form)) else None
+        return form if form is not None and form != own else None
 
     def _holding(self, choice: Choice) -> EngineObs | None:
         """The engine of another form that answers for this model, until its successor is ready."""

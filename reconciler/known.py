@@ -61,7 +61,7 @@ class Known:
             if old is not None and old.model == model:
                 continue
             choice = decision.get(name)
-            if choice is not None and choice.ready and choice.form == model:
+            if choice is not None and choice.ready and choice.form == model and choice.blocked is None:
                 forms[name] = Form(generation, model)
             elif old is not None and not self._matters(name, old.model, desired, decision, seen):
                 del forms[name]

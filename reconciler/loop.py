@@ -30,7 +30,7 @@ from reconciler.digests import own_digest
 from reconciler.effects import Effects
 from reconciler.endings import Endings
 from reconciler.events import Event, EventType
-from reconciler.forms import forms
+from reconciler.forms import form_named, forms
 from reconciler.gate import Accepted, Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import Observed, OverrideObs
@@ -263,7 +263,12 @@ class Loop:
                     "mark": action.mark,
                 },
             )
-        model = models[action.digest] if isinstance(action, Spawn | Download) else None
+        model = None
+        if isinstance(action, Spawn):
+            # Two models may share a digest and still differ in what is taken up in place.
+            model = form_named(desired, action.model, action.own_digest) or models[action.digest]
+        elif isinstance(action, Download):
+            model = models[action.digest]
         self._endings.begun(action, model)
         await self._effects.act(action, desired.spec, model)
         self._acted_at = self._effects.now()

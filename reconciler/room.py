@@ -3,7 +3,7 @@
 Room is given out in this order, each model at the least context it may have:
 
  1. pinned models that run as the spec has them: what stays loaded is not pushed out by an edit
- 2. pinned models that run in another form, for the form that replaces it
+ 2. pinned models that have run before: what a drain, a crash or a restart took away comes back first
  3. on_demand models that are not yet `min_residency` old
  4. other pinned models, `active` first
  5. on_demand models in use
@@ -47,7 +47,9 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
     over: dict[str, Blocked] = {}
     taken = firm = 0
     until: list[float] = []
-    for choice in sorted((c for c in sized if c.form is not None and not passing(c, sized)), key=_turn):
+    ran = desired.good.models.keys() if desired.good is not None else frozenset()
+    counted = [c for c in sized if c.form is not None and not passing(c, sized)]
+    for choice in sorted(counted, key=lambda c: _turn(c, c.name in ran)):
         assert choice.form is not None
         assert choice.size is not None
         floor = floor_bytes(choice)
@@ -108,9 +110,9 @@ def _digest_of(choice: Choice) -> str:
     return digest(choice.form)
 
 
-def _turn(choice: Choice) -> int:
+def _turn(choice: Choice, has_run: bool) -> int:
     if choice.hold == "pinned":
-        return 1 if choice.ready else 2 if choice.holding is not None else 4
+        return 1 if choice.ready else 2 if has_run else 4
     return _TURNS[choice.hold]
 
 

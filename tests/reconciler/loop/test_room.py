@@ -120,7 +120,33 @@ def test_d4_a_longer_context_that_does_not_fit_is_not_promised_to_anybody() -> N
     assert rig.condition("Synced").reason == "InsufficientMemory"
     assert rig.engine("a").limits.context == 4096
     rig.run(60)
-    assert [a.kind for a in rig.since(mark)] == ["configure"]
+    assert {a.kind for a in rig.since(mark)} <= {"configure"}
+    rig.restart()
+    rig.run(20)
+    assert rig.engine("a").limits.context == 4096
+    assert rig.condition("Synced").reason == "InsufficientMemory"
+    rig.clean()
+
+
+def test_d4_what_stays_loaded_keeps_its_place_while_it_is_replaced_by_its_new_form() -> None:
+    rig = Rig(spec(None, a=small(), b=small("b", residency="loaded")), room=3.0)
+    rig.run(20)
+    rig.edit(lambda s: s.update(active="a"))
+    rig.run(20)
+    assert rig.running == ["b:./small-b"]
+    rig.edit(lambda s: s["models"]["b"].update(source="./small-c"))
+    rig.run(60)
+    assert rig.running == ["b:./small-c"]
+    rig.restart()
+    rig.run(60)
+    assert rig.running == ["b:./small-c"]
+    rig.clean()
+
+
+def test_p8_a_model_is_started_with_its_own_words_although_another_has_the_same_digest() -> None:
+    rig = Rig(spec("a", a=small(), b=small(context=16384, probe={"prompt": "other"})))
+    rig.run(20)
+    assert rig.engine("a").form.probe.prompt == "ping"
     rig.clean()
 
 

@@ -299,6 +299,7 @@ class World:
             self._broken(f"{action.model} is started with a context of {action.limits.context}")
 
     def _enter(self, engine: Engine, state: EngineState) -> None:
+        self.t += TICK  # not the moment of any observation
         engine.state, engine.since = state, self.t
         self.poke()
 
