@@ -173,11 +173,11 @@ class ApplianceControl:
                 raise ApiError("no-model-loaded", "no model is loaded, so there is nothing to unload")
         key = self._allowed(name)
         freed = self._bytes(key)
-        if self._loop.desired.override(key) == "load" and not self._wanted_by_spec(key):
+        if self._loop.desired.override(key) == "load" and self._stays_out(key):
             self._loop.clear_overrides(key)
         elif self._loop.desired.override(key) != "unload":
             self._loop.override(key, "unload")
-        await self._until(lambda: not self._engines(key), spec.swap.drain_timeout + 30.0, key)
+        await self._until_gone(key, spec.swap.drain_timeout + 30.0)
         return {"success": True, "model": key, "freed_vram_gb": _gb(freed)}
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
@@ -220,6 +220,10 @@ class ApplianceControl:
         spec = self._loop.spec
         return key == spec.active or spec.models[key].residency == "loaded"
 
+    def _stays_out(self, key: str) -> bool:
+        """Whether the spec alone leaves it on disk, also when it was loaded a moment ago."""
+        return not self._wanted_by_spec(key) and self._loop.spec.models[key].residency == "disk"
+
     def _engines(self, key: str) -> list[int]:
         seen = self._loop.seen
         return [e.memory_bytes for e in seen.engines if e.model == key] if seen is not None else []
@@ -243,6 +247,9 @@ class ApplianceControl:
                 raise ApiError("model_not_found", f"{key} was removed from the spec while it was loading")
             if self._is_loaded(key):
                 return True
+            asked = self._loop.desired.override(key)
+            if asked == "unload" or (asked is None and not self._wanted_by_spec(key)):
+                raise _overtaken(key, "loaded")
             plan = self._loop.plan
             choice = plan.decision.get(key) if plan is not None else None
             if choice is not None and choice.blocked is not None:
@@ -256,6 +263,18 @@ class ApplianceControl:
 
         await self._until(done, self._loop.spec.swap.load_timeout, key)
 
+    async def _until_gone(self, key: str, timeout: float) -> None:
+        def done() -> bool:
+            if not self._engines(key):
+                return True
+            asked = self._loop.desired.override(key)
+            named = key in self._loop.spec.models
+            if asked == "load" or (asked is None and named and not self._stays_out(key)):
+                raise _overtaken(key, "unloaded")
+            return False
+
+        await self._until(done, timeout, key)
+
     async def _until(self, done: Callable[[], bool], timeout: float, key: str) -> None:
         try:
             async with asyncio.timeout(timeout):
@@ -266,6 +285,14 @@ class ApplianceControl:
             raise ApiError(
                 "model_swapping", f"{key} is still on its way after {timeout:g} s", retry_after=5.0
             ) from None
+
+
+def _overtaken(key: str, done: str) -> ApiError:
+    return ApiError(
+        "model_swapping",
+        f"{key} was not {done}: another call or an edit of the file came in between and says otherwise",
+        retry_after=5.0,
+    )
 
 
 def _gb(count: int | None) -> float:

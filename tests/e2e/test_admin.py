@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.e2e.machine import Machine
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.e2e.machine import MINI, Machine
+from tests.hub.hubserver import Hub
 
 
 def test_load_and_unload_are_overrides_until_the_spec_says_otherwise(machine: Machine) -> None:
@@ -70,3 +74,34 @@ def test_a_second_loaded_model_makes_a_swap_a_change_of_pointer(machine: Machine
     machine.write({**spec, "active": "mini"})
     status = machine.until_synced("mini")
     assert {name: m["pid"] for name, m in status["models"].items()} == pids
+
+
+def test_an_on_demand_model_that_a_call_loaded_is_unloaded_by_a_call(machine: Machine) -> None:
+    spec = machine.spec()
+    spec["models"]["mini"]["residency"] = "on_demand"
+    machine.up(spec)
+    assert machine.call("POST", "/admin/models/load", {"model": "mini"})[0] == 200
+    status, body = machine.call("POST", "/admin/models/unload", {"model": "mini"})
+    assert status == 200, body
+    assert machine.status()["models"]["mini"]["state"] != "ready"
+
+
+def test_a_load_that_another_call_takes_back_is_told_at_once(machine: Machine) -> None:
+    hub = Hub.start()
+    try:
+        hub.add("lmx/mini", {f.name: f.read_bytes() for f in MINI.iterdir()})
+        hub.gate = threading.Event()  # it can never finish loading
+        machine.env = hub.environment(machine.folder / "hub")
+        spec = machine.spec()
+        spec["models"]["fetched"] = {"source": "lmx/mini"}
+        machine.up(spec)
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(machine.call, "POST", "/admin/models/load", {"model": "fetched"})
+            machine.until(lambda _: machine.condition("Overridden")["message"] == "load fetched")
+            assert machine.call("POST", "/admin/models/unload", {"model": "fetched"})[0] == 200
+            status, body = load.result(30)
+        assert (status, body["error"]["code"]) == (503, "model_swapping")
+        assert "another call" in body["error"]["message"]
+    finally:
+        hub.gate = None
+        hub.close()
