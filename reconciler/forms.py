@@ -127,7 +127,7 @@ class Forms:
         blocked = blocked or self._blockage(form) or self._gives_way(name, form)
         if blocked is None:
             return Choice(name, wish.why, form)
-        good = self._other_form(name)
+        good = self._other_form(name) or self._former_words(name, form)
         if good is not None:
             engine = self.engine(name, good)
             if self.may_run(name, good, engine):
@@ -138,7 +138,15 @@ class Forms:
         good = self.desired.good
         form = good.models.get(name) if good is not None and self.desired.spec.swap.rollback else None
         own = self.desired.spec.models.get(name)
-        return form if form is not None and form != own else None
+        return form if form is not None and (own is None or digest(own) != digest(form)) else None
+
+    def _former_words(self, name: str, form: Model) -> Model | None:
+        """The very same engine as it was configured before: of use where only the new limits have no room."""
+        good = self.desired.good
+        old = good.models.get(name) if good is not None and self.desired.spec.swap.rollback else None
+        if old is None or digest(old) != digest(form) or old == form:
+            return None
+        return old if (name, own_digest(form)) in self.blocks and self._blockage(form) is None else None
 
     def _holding(self, choice: Choice) -> EngineObs | None:
         """The engine of another form that answers for this model, until its successor is ready."""

@@ -182,3 +182,14 @@ def test_a_model_that_runs_does_not_excuse_another_with_the_very_same_fields() -
     assert 4 <= len(rig.world.spawned("c")) <= 8
     assert rig.answers == "a:./small-a"
     rig.clean()
+
+
+def test_an_edit_taken_up_in_place_does_not_get_a_failing_model_around_its_back_off() -> None:
+    rig = Rig(spec("a", a={"source": "./small-a"}))
+    rig.run(20)
+    rig.world.sources["./small-a"].fate = "fails"
+    rig.edit(lambda s: s["models"]["a"].update(context=4096))
+    rig.restart()
+    rig.run(120)
+    assert len(rig.world.spawned()) <= 9
+    rig.clean()
