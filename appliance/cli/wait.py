@@ -92,6 +92,11 @@ def unmet(goal: Goal, document: Mapping[str, Any], *, seen_before: bool = False)
     if goal.digest is not None:
         why = _not_applied(goal.digest, document, seen_before)
         if why:
+            stalled = conditions.get("stalled", {})
+            ours = _attempted(document).get("content_digest") == goal.digest
+            looked_at = stalled.get("observed_generation", 0) >= (document.get("generation") or 0)
+            if ours and looked_at:
+                _check_stalled(stalled)
             return why
     wanted = [(goal.condition, goal.status)]
     if goal.digest is not None:
@@ -101,11 +106,15 @@ def unmet(goal: Goal, document: Mapping[str, Any], *, seen_before: bool = False)
         if found is None or found.get("observed_generation", 0) < (document.get("generation") or 0):
             return "the newest generation has not been looked at yet"
         if found["status"] != status:
-            stalled = conditions.get("stalled", {})
-            if goal.digest is not None and stalled.get("status") == "True":
-                raise CliError(f"that content cannot run: {stalled.get('message')}", REJECTED)
+            if goal.digest is not None:
+                _check_stalled(conditions.get("stalled", {}))
             return f"{found['type']} is {found['status']}: {found.get('message') or found.get('reason')}"
     return ""
+
+
+def _check_stalled(stalled: Mapping[str, Any]) -> None:
+    if stalled.get("status") == "True":
+        raise CliError(f"that content cannot run: {stalled.get('message')}", REJECTED)
 
 
 def _not_applied(digest: str, document: Mapping[str, Any], seen_before: bool) -> str:

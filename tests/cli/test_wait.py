@@ -103,16 +103,28 @@ def test_with_a_digest_ready_does_not_count_while_the_old_model_stands_in() -> N
     assert "demo answers until daily is ready" in unmet(Goal("Ready", "True", CONTENT), document)
 
 
-def test_content_that_can_never_run_is_told_at_once() -> None:
+@pytest.mark.parametrize("outcome", ["applied", "pending"])
+def test_content_that_can_never_run_is_told_at_once(outcome: str) -> None:
     document = status_document(
+        last_attempted=attempted(outcome),
         conditions={
             "Synced": ("False", "LoadFailed", "models.daily: no weights"),
             "Stalled": ("True", "LoadFailed", "models.daily: no weights"),
-        }
+        },
     )
     with pytest.raises(CliError, match="no weights") as caught:
         unmet(Goal("Ready", "True", CONTENT), document)
     assert caught.value.code == REJECTED
+
+
+def test_what_stalled_the_generation_before_is_not_held_against_new_content() -> None:
+    document = status_document(
+        generation=3,
+        last_attempted=attempted("pending"),
+        conditions={"Stalled": ("True", "LoadFailed", "models.daily: no weights")},
+    )
+    document["generation"] = 4
+    assert "pending" in unmet(Goal("Ready", "True", CONTENT), document)
 
 
 def test_content_that_was_replaced_by_newer_content_is_told_at_once() -> None:
