@@ -195,7 +195,11 @@ class History:
 
     def _get(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError as error:
+            log.warning("%s in %s cannot be used: %s", key, self.path, error)
+            return None
 
     def save_ledger(self, ledger: Ledger, offset: float) -> None:
         """offset: wall clock minus the loop's clock, seconds."""
@@ -228,7 +232,12 @@ class History:
     def known_generations(self) -> tuple[str | None, dict[str, int]]:
         """The newest `active` that answered, and for each model the generation of its form."""
         raw = self._get("known") or {}
-        return raw.get("active"), dict(raw.get("forms") or {})
+        try:
+            active, forms = raw.get("active"), {str(k): int(n) for k, n in (raw.get("forms") or {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            log.warning("what is known to run in %s cannot be used: %s", self.path, error)
+            return None, {}
+        return (active if isinstance(active, str) else None), forms
 
     def next_engine_number(self) -> int:
         """A number no engine of this state folder has had."""

@@ -175,8 +175,18 @@ def test_what_another_version_wrote_differently_is_left_out_and_said(
     history._set("ledger", {"k": {"new": 1}})
     history._set("overrides", [{"unheard": "of"}])
     assert history.load_ledger(0.0) == Ledger()
+    history._set("known", ["a", {"forms": 1}])
     assert history.load_overrides() == ()
-    assert len(caplog.records) == 2
+    assert history.known_generations() == (None, {})
+    assert len(caplog.records) == 3
+    history.close()
+
+
+def test_a_value_that_is_no_json_is_left_out_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    history = History(path)
+    history._db.execute("INSERT INTO meta VALUES ('known', '{cut')")
+    assert history.known_generations() == (None, {})
+    assert "known" in caplog.text
     history.close()
 
 
