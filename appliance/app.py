@@ -53,6 +53,8 @@ def run(file: Path) -> int:
     The first signal drains; a second one ends what still runs at once.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("sanic").setLevel(logging.WARNING)
+    logging.getLogger("sanic.error").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(_SpecFile(file.absolute())))
 
@@ -151,6 +153,8 @@ class _Appliance:
         if self._history.set_aside is not None:
             where = str(self._history.set_aside)
             self._loop.emit(EventType.STATE_RESET, f"the damaged database is now {where}", {"path": where})
+        for override in self._loop.overrides:
+            log.info("an admin call is still in force: %s %s", override.kind, override.model)
         for engine in self._orphans:
             log.warning("killed %s, left over from an earlier run", engine)
         stop_loop = asyncio.Event()

@@ -178,7 +178,8 @@ class ApplianceControl:
         elif self._loop.desired.override(key) != "unload":
             self._loop.override(key, "unload")
         await self._until_gone(key, spec.swap.drain_timeout + 30.0)
-        return {"success": True, "model": key, "freed_vram_gb": _gb(freed)}
+        active = key == self._loop.spec.active
+        return {"success": True, "model": key, "freed_vram_gb": _gb(freed), "active": active}
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
         if self._loop.spec.server.overrides == "deny":

@@ -105,10 +105,13 @@ class Gate:
         self.config_error = None
         self.warnings = parsed.warnings
         if self.accepted is not None and parsed.digest == self.accepted.digest:
+            before = self.accepted.content_digest
             self.accepted = Accepted(
                 parsed.spec, parsed.digest, self.accepted.generation, content.content_digest, content.data
             )
             self._note(content, "applied", "same meaning as before")
+            if before == content.content_digest:
+                return False  # a restart with the file as it was
             self._emit(EventType.SPEC_UNCHANGED, "the file changed, its meaning did not", {})
             return False
         self.generation += 1

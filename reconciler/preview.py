@@ -65,7 +65,7 @@ def _refusals(choices: tuple[Choice, ...]) -> Iterator[Step]:
     for choice in choices:
         if choice.blocked is not None:
             field = f"models.{choice.name}"
-            yield Step("x", "refused", choice.name, field, "the old state stays", choice.blocked.message)
+            yield Step("x", "refused", choice.name, field, "none: what runs goes on", choice.blocked.message)
 
 
 def _only_waiting(action: Action, seen: Observed) -> bool:

@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["--version"]:
             words = ["version"]
+        if not words:
+            words = ["--help"]
         if words and words[0] in verbs.NOT_YET:
             raise CliError(f"`lmx {words[0]}` is not supported yet. `lmx --help` lists what is.")
         result = verbs.app(words, prog_name="lmx", standalone_mode=False)
@@ -40,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verb(words: Sequence[str]) -> str:
-    return f"{words[0]} " if words and not words[0].startswith("-") else ""
+    """The verb whose help has more to say; nothing where there is no such verb."""
+    from appliance.cli import verbs
+
+    known = {command.name for command in typer.main.get_group(verbs.app).commands.values()}
+    return f"{words[0]} " if words and words[0] in known else ""
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Appliance:
             raise NotRunning(f"{self.url} took the connection but does not answer.") from error
         except httpx.TransportError as error:
             raise NotRunning(
-                f"the connection to {self.url} broke: {str(error) or type(error).__name__}."
+                f"the connection to {self.url} broke: {str(error).rstrip('.') or type(error).__name__}."
             ) from error
         except httpx.InvalidURL as error:
             raise CliError(

@@ -15,7 +15,7 @@ from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.pull import pull
 from appliance.cli.status import STATE_STYLE, progress
-from appliance.cli.terminal import Busy, Span, busy, line, show, show_json, table
+from appliance.cli.terminal import Busy, Span, busy, line, note, show, show_json, table
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's key, an alias or its exact source.")]
 LOOK = 0.5  # seconds between two looks at a load in progress
@@ -47,7 +47,7 @@ def _row(model: Mapping[str, Any]) -> list[Span]:
     return [
         str(model.get("id")),
         (state, STATE_STYLE.get(state, "dim")),
-        f"{memory:.2f} GiB" if memory else "-",
+        wording.size(int(memory * 2**30)) if memory else "-",
         wording.size(disk) if disk else "-",
         str(model.get("source") or "") if model.get("declared", True) else ("not in the file", "dim"),
     ]
@@ -75,6 +75,11 @@ def unload(
         show_json(answer)
     else:
         show(line(f"unloaded: {answer.get('freed_vram_gb', 0):.2f} GiB given back", symbol=("✓", "green")))
+        if answer.get("active"):
+            model = answer.get("model")
+            note(
+                f"{model} is the active model: requests are refused until `lmx models load {model}` or an edit."
+            )
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from appliance.cli import wording
 from appliance.cli.address import normal, of_file
 from appliance.cli.client import Appliance, NotRunning
-from appliance.cli.failure import CHANGES
+from appliance.cli.failure import CHANGES, ERROR
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.spec_file import read
 from appliance.cli.terminal import Span, line, show, show_json, table
@@ -23,7 +23,7 @@ MARKS = {
     "-": ("removed", "red"),
     "!": ("other address", "yellow"),
     "!!": ("needs a restart of LMX", "bold red"),
-    "x": ("refused, the old state stays", "bold red"),
+    "x": ("refused, what runs goes on", "bold red"),
 }
 
 
@@ -36,7 +36,7 @@ def plan(
     ] = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Show what FILE would change: exit 0 nothing, 2 changes.
+    """Show what FILE would change: exit 0 nothing, 2 changes, 1 where part of it is refused.
 
     Compares with the running appliance. Where no appliance answers, the plan is what `lmx up` would do.
     """
@@ -67,7 +67,8 @@ def plan(
         show(line(f"{wording.plural(len(steps), 'change')}, {whom}"))
     else:
         show(line(f"no changes: this is what {address} runs", symbol=("✓", "green")))
-    raise typer.Exit(CHANGES if steps else 0)
+    refused = any(step.get("action") == "refused" for step in steps)
+    raise typer.Exit(ERROR if refused else CHANGES if steps else 0)
 
 
 def _row(step: dict[str, Any]) -> list[Span]:

@@ -104,7 +104,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
     memory = document.get("memory") or {}
     used, budget = memory.get("used_bytes"), memory.get("budget_bytes")
     if used is not None and budget:
-        level = str(memory.get("level") or "normal")
+        level = str(memory.get("level") or "")  # nothing where pressure is not watched
         spans: list[Span] = [
             ("memory   ", "dim"),
             f"{wording.size(used)} of {wording.size(budget)} ({used / budget:.0%})",

@@ -105,9 +105,7 @@ def main() -> NoReturn:
     parser.add_argument("--fd", type=int, required=True, help="descriptor of a connected stream socket")
     options = parser.parse_args()
     parent = os.getppid()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     process.ignore_terminal_interrupts()
     if not process.die_with_parent(parent):
         leave(wire.EXIT_PARENT_GONE)

@@ -67,7 +67,7 @@ class Listeners:
         try:
             sockets = await _bind(host, port)
         except OSError as error:
-            self._failed[host, port] = str(error)
+            self._failed[host, port] = error.strerror or str(error)
             raise
         self._failed.pop((host, port), None)
         if not self._started:  # routes are final from here on; once for the app, not once for each server

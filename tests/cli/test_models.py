@@ -37,7 +37,7 @@ def test_the_list_tells_what_the_file_names_from_what_only_lies_in_the_cache(
 ) -> None:
     appliance.on("GET /admin/models", LISTED)
     lines = lmx("models", "list").out.splitlines()
-    assert lines[1].split() == ["demo", "ready", "0.25", "GiB", "-", "builtin:lmx-demo"]
+    assert lines[1].split() == ["demo", "ready", "256", "MiB", "-", "builtin:lmx-demo"]
     assert lines[2].split() == ["org/other", "on_disk", "-", "5.0", "GiB", "not", "in", "the", "file"]
     assert json.loads(lmx("models", "list", "-o", "json").out) == LISTED
 
