@@ -77,9 +77,7 @@ def unload(
         show(line(f"unloaded: {answer.get('freed_vram_gb', 0):.2f} GiB given back", symbol=("✓", "green")))
         if answer.get("active"):
             model = answer.get("model")
-            note(
-                f"{model} is the active model: requests are refused until `lmx models load {model}` or an edit."
-            )
+            note(f"{model} is the active model: requests are refused until it is loaded again, or an edit.")
 
 
 @app.command()

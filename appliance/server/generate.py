@@ -69,7 +69,7 @@ async def whole(router: Router, ask: Ask) -> tuple[Head, list[Row]]:
     async with first:
         if len(ask.rows) == 1:
             return head, [await _collect(first)]
-        return head, await _abreast(router, ask.rows, first, lambda _, generation: _collect(generation))
+        return head, await _abreast(router, ask, first, lambda _, generation: _collect(generation))
 
 
 async def stream(request: Request, router: Router, ask: Ask) -> None:
@@ -91,7 +91,7 @@ async def stream(request: Request, router: Router, ask: Ask) -> None:
                 row, last = await _pump(first, events, chunks, 0)
                 rows = [row]
             else:
-                rows = await _abreast(router, ask.rows, first, run)
+                rows = await _abreast(router, ask, first, run)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
             await events.fail(as_api_error(request, error))
         else:
@@ -110,15 +110,21 @@ def usage(rows: Sequence[Row], per_prompt: int) -> dict[str, Any]:
 
 async def _abreast(
     router: Router,
-    rows: Sequence[wire.Submit],
+    ask: Ask,
     first: Generation,
     run: Callable[[int, Generation], Coroutine[Any, Any, Row]],
 ) -> list[Row]:
-    """Run `first` and the other rows side by side, all of them on the model that took the first."""
+    """Run `first` and the other rows side by side.
+
+    Each asks for what the client asked for, not for the model that took the first: where a swap comes
+    between two rows of a request that names no model, those that still wait go where all such requests
+    go, instead of being refused by a model that no longer answers.
+    """
+    rows = ask.rows
     gate = asyncio.Semaphore(ABREAST - 1)
 
     async def later(index: int) -> Row:
-        async with gate, await router.open(first.model, rows[index], bounded=first.bounded) as generation:
+        async with gate, await router.open(ask.model, rows[index], bounded=first.bounded) as generation:
             return await run(index, generation)
 
     try:

@@ -46,7 +46,7 @@ def write(state: Path, engine: str, pid: int) -> None:
         record = PidFile(engine, pid, process.create_time(), process.cmdline())
     except psutil.Error:
         return
-    folder(state).mkdir(parents=True, exist_ok=True)
+    folder(state).mkdir(parents=True, exist_ok=True, mode=0o700)
     path = _path(state, engine)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")

@@ -26,7 +26,7 @@ PASSED_PREFIXES = (
     *("LC_", "PYTHON", "MLX_", "MTL_", "METAL_", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_"),
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_"),
 )
-SECRET = ("TOKEN", "SECRET", "PASSWORD", "KEY")
+SECRET = ("TOKEN", "SECRET", "PASS", "CREDENTIAL", "KEY")
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:

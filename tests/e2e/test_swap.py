@@ -114,3 +114,24 @@ def test_the_port_moves_without_a_dropped_connection(machine: Machine) -> None:
     assert machine.answer("Who are you?")
     with pytest.raises(OSError, match="refused"):
         Machine(machine.folder, old).call("GET", "/healthz")
+
+
+def test_choices_that_wait_for_a_row_survive_a_swap(machine: Machine) -> None:
+    """Two choices and one row: the second one waits while the model is swapped away."""
+    spec = machine.spec()
+    spec["models"]["demo"]["concurrency"] = spec["models"]["mini"]["concurrency"] = 1
+    machine.up(spec)
+
+    async def scene() -> Answer:
+        body = {"messages": [{"role": "user", "content": LONG}], "stream": True, "n": 2}
+        started = asyncio.Event()
+        running = asyncio.create_task(post(machine.port, "/v1/chat/completions", body, started=started))
+        await started.wait()
+        machine.write({**spec, "active": "mini"})
+        await asyncio.to_thread(machine.until_synced, "mini")
+        return await running
+
+    answer = asyncio.run(scene())
+    assert answer.failure is None
+    ended = [c["index"] for e in answer.events for c in e["choices"] if c["finish_reason"]]
+    assert sorted(ended) == [0, 1]
