@@ -13,7 +13,7 @@ from reconciler.actions import Action, CancelDownload, Download
 from reconciler.backoff import STEADY_S, Ledger
 from reconciler.choice import Desired
 from reconciler.digests import own_digest
-from reconciler.forms import download_key, form_of
+from reconciler.forms import download_key, form_named, form_of
 from reconciler.observed import EngineObs, EngineState, Failure, ModelFiles, Observed
 from reconciler.spec import Model, Spec
 
@@ -77,10 +77,12 @@ class Endings:
 
 
 def _key(engine: EngineObs, desired: Desired) -> str:
-    """Under which an engine's failures are counted: its form as the spec words it now.
+    """Under which an engine's failures are counted: the words it was started from, while they are in use.
 
-    An edit that the running engine took up in place has changed the words since it was started.
+    An edit that the running engine took up in place has changed the words since: then those of now.
     """
+    if form_named(desired, engine.model, engine.own_digest) is not None:
+        return engine.own_digest
     form = form_of(engine, desired)
     return own_digest(form) if form is not None else engine.own_digest
 

@@ -128,9 +128,11 @@ def _present(choice: Choice, seen: Observed) -> bool:
 
 def _no_room(choice: Choice, left: int, limit: int, taken: int, waits: bool, until: list[float]) -> Blocked:
     assert choice.size is not None
+    need = choice.size.arithmetic(choice.size.floor_context)
+    if choice.size.problem is not None:
+        need = f"it uses {gib(floor_bytes(choice))}"
     message = (
-        f"does not fit: {choice.size.arithmetic(choice.size.floor_context)}, "
-        f"{gib(max(0, left))} left of {gib(limit)} (memory.budget x memory.warning)"
+        f"does not fit: {need}, {gib(max(0, left))} left of {gib(limit)} (memory.budget x memory.warning)"
     )
     if taken:
         message += f" next to what stays loaded ({gib(taken)})"

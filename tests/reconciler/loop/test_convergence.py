@@ -358,6 +358,8 @@ class Convergence(RuleBasedStateMachine):
             case "InsufficientMemory":
                 floors = [e.floor_bytes for e in world.live() if e.model != name]
                 own = size_of(form, source.files, desired.spec).at_floor
+                if source.files.state != "present":  # it runs, and its files have gone
+                    own = max((e.memory for e in world.live(name)), default=0)
                 beside = desired.spec.swap.strategy == "beside"
                 mine = [e.floor_bytes for e in world.live(name)]
                 held = sum(floors) + (sum(mine) if beside else 0)

@@ -193,3 +193,14 @@ def test_an_edit_taken_up_in_place_does_not_get_a_failing_model_around_its_back_
     rig.run(120)
     assert len(rig.world.spawned()) <= 9
     rig.clean()
+
+
+def test_a_stand_in_that_fails_backs_off_although_the_spec_words_it_anew() -> None:
+    rig = Rig(spec("a", a=small(), b=small("b")), room=3.0)
+    rig.run(20)
+    rig.world.sources["./small-a"].fate = rig.world.sources["./small-b"].fate = "fails"
+    rig.edit(lambda s: (s["models"]["a"].update(concurrency=1), s.update(active="b")))
+    rig.run(120)
+    assert len(rig.world.spawned("a")) <= 9
+    assert len(rig.world.spawned("b")) <= 9
+    rig.clean()
