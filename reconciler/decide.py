@@ -54,14 +54,26 @@ def _with_room(
 ) -> tuple[Forms, Room, str | None]:
     """Questions 1 to 4, until every chosen form has its room."""
     wishes = wanted(desired, seen)
-    blocks = dict(firm)
-    while True:
+
+    def ask(blocks: Blocks) -> tuple[Forms, Room, str | None]:
         known = Forms(desired, seen, ledger, blocks)
         choices, stand_in = with_stand_in(desired, seen, known, [known.choose(wish) for wish in wishes])
-        room = give_room(desired, seen, choices, limit)
-        if not room.blocks.keys() - blocks.keys():
-            return known, room, stand_in
-        blocks |= room.blocks
+        return known, give_room(desired, seen, choices, limit), stand_in
+
+    blocks = dict(firm)
+    while True:
+        answer = ask(blocks)
+        found = answer[1].blocks
+        if not found.keys() - blocks.keys():
+            break
+        blocks |= found
+    # What kept a form out may have been kept out itself, by another: so each is tried once more, in order.
+    for key in [key for key in blocks if key not in firm]:
+        fewer = {k: block for k, block in blocks.items() if k != key}
+        again = ask(fewer)
+        if not again[1].blocks:
+            answer, blocks = again, fewer
+    return answer
 
 
 def _wake_at(choices: list[Choice], seen: Observed) -> float | None:

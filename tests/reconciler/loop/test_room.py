@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.actions import Configure, Drain, Spawn
+from reconciler.backoff import Ledger
+from reconciler.decide import Desired, decide
 from tests.reconciler.loop.rig import Rig, large, medium, small, spec
 
 
@@ -186,9 +188,23 @@ def test_p4_a_model_that_cannot_say_its_size_is_named() -> None:
     rig = Rig()
     source = rig.world.sources["./small-a"]
     source.replaced()
-    source.files = replace(source.files, config={})
+    # A mark of its own: what is computed from files is kept by it, for the whole process.
+    source.files = replace(source.files, config={}, fingerprint="says too little")
     rig.write(spec("a", a=small()))
     rig.run(20)
     assert rig.condition("Synced").reason == "CannotForecast"
     assert rig.running == []
     rig.clean()
+
+
+def test_d4_two_that_keep_each_other_out_do_not_both_stay_out() -> None:
+    """A newcomer has no room next to what was loaded; that has none next to the newcomer's stand-in."""
+    rig = Rig(spec("a", a=small(), b=small("b"), c=medium(residency="loaded")), room=3.8)
+    rig.run(20)
+    new, old = rig.loop.spec, rig.loop.spec
+    new = new.model_copy(update={"active": "b"})
+    old = old.model_copy(update={"models": {n: old.models[n] for n in "ac"}})  # b has never run
+    assert rig.loop.seen is not None
+    found = decide(Desired(new, old), rig.loop.seen, Ledger())
+    assert [(c.name, c.form is not None) for c in found.choices] == [("b", True), ("a", True), ("c", False)]
+    assert found.stand_in == "a"
