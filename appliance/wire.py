@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME = 64 * 1024 * 1024  # twice the default body limit: a request is always smaller
 HEADER = struct.Struct("<I")
 
@@ -33,7 +33,7 @@ HEADER = struct.Struct("<I")
 # a Metal out-of-memory abort.
 EXIT_OK = 0  # asked to, by Shutdown
 EXIT_PARENT_GONE = 10  # the connection closed: nobody is left to serve
-EXIT_PROTOCOL = 11  # a frame that is no message, or a message out of order
+EXIT_PROTOCOL = 21  # a frame that is no message, or a message out of order
 EXIT_LOAD_FAILED = 12  # LoadFailed has been sent and says why
 EXIT_CRASHED = 13  # an error in the engine's own loop; the traceback is on its stderr
 
@@ -80,6 +80,10 @@ class Configure(Message, tag="configure", frozen=True):
     sampling: Sampling = Sampling()
     force: bool = False  # the model's own sampling wins over the request's
     enable_thinking: bool = True
+    memory: int = 0  # bytes that MLX may hold; a request starts only if its batch fits; 0: no limit
+    workspace: int = 0  # bytes of that, kept free for a chunk of prompt at full context
+    buffer_cache: int = 2**30  # bytes of freed buffers MLX may keep; 0: give all back now and keep none
+    wired: int = 0  # bytes MLX may wire into physical memory (Metal only); 0: none
 
 
 class Submit(Message, tag="submit", frozen=True):
@@ -129,6 +133,7 @@ class Loaded(Message, tag="loaded", frozen=True):
     batch_why: str | None  # when not batchable: which cache cannot, in words
     backend: str  # "metal" | "cpu" | "cuda"
     blas: str | None = None
+    working_set_bytes: int = 0  # Metal's max_recommended_working_set_size; 0 where there is no Metal
 
 
 class LoadFailed(Message, tag="load_failed", frozen=True):
@@ -142,6 +147,8 @@ class LoadFailed(Message, tag="load_failed", frozen=True):
 
 
 class Accepted(Message, tag="accepted", frozen=True):
+    """The request starts now. Until then it may be taken back and run elsewhere."""
+
     rid: int
     prompt_tokens: int
     cached_tokens: int = 0
@@ -188,7 +195,9 @@ class Beat(Message, tag="beat", frozen=True):
     stage_s: float  # seconds in this stage without progress
     progress: int
     rows: int = 0
-    waiting: int = 0
+    waiting: int = 0  # requests not begun: tokenised or not, for want of a row or of memory
+    busy_s: float = 0.0  # seconds since start in which the device worked
+    reserved_bytes: int = 0  # what the running rows may still grow to, priced with their padding
     active_bytes: int = 0
     cache_bytes: int = 0
     peak_bytes: int = 0

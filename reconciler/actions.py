@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.observed import Limits, RoutingTable
+from reconciler.observed import Failure, Limits, RoutingTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,20 @@ class Drain(EngineAction):
 
 @dataclass(frozen=True, kw_only=True)
 class Stop(EngineAction):
-    """End the process. Only its exit surely returns the memory, which is then measured."""
+    """End the process. Only its exit surely returns the memory, which is then measured.
+
+    code: what requests that it still holds end with. grace: seconds it gets to exit by itself.
+    """
+
+    code: str = "engine_failed"
+    grace: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill(EngineAction):
+    """End the process at once, as a failure of its own that goes into the ledger."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +143,7 @@ _KINDS: dict[type[Action], str] = {
     Configure: "configure",
     Drain: "drain",
     Stop: "unload",
+    Kill: "kill",
     Forget: "forget",
     Download: "download",
     CancelDownload: "cancel_download",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from reconciler.observed import EngineObs, EngineState, OverrideObs
 from reconciler.sizing import Size
 from reconciler.spec import Model, Spec
+from reconciler.strain import Strain
 
 LIVE = frozenset({EngineState.STARTING, EngineState.LOADING, EngineState.PROBING, EngineState.READY})
 RISING = frozenset({EngineState.STARTING, EngineState.LOADING, EngineState.PROBING})
@@ -28,6 +29,7 @@ class Desired:
     spec: Spec
     good: Spec | None = None
     overrides: tuple[OverrideObs, ...] = ()
+    strain: Strain = field(default_factory=Strain)
 
     def override(self, name: str) -> str | None:
         return next((o.kind for o in self.overrides if o.model == name), None)

@@ -43,6 +43,20 @@ class EventType(StrEnum):
     LISTEN_FAILED = "ListenFailed", "A public address could not be opened; the old one stays."
     OVERRIDE_SET = "OverrideSet", "An admin call laid a temporary override over the spec."
     OVERRIDE_CLEARED = "OverrideCleared", "An override ended: cleared, or what it overrode was edited."
+    PRESSURE = "Pressure", "The memory level or its cause changed; the figures are in the data."
+    STEP_TAKEN = "StepTaken", "A step of the degradation ladder was taken, with the figures that forced it."
+    STEP_UNDONE = "StepUndone", "A step of the degradation ladder was undone: there is room again."
+    THERMAL = "Thermal", "Heat lowered the context ceilings, or they are back."
+    ENGINE_RUNAWAY = (
+        "EngineRunaway",
+        "An engine used far more memory than it was let in for and was ended at once.",
+    )
+    SLO_STAGE = (
+        "SloStage",
+        "A model went over its service level, or is back inside: the stage and its figures.",
+    )
+    DRAINED = "Drained", "New sessions are turned away (`lmx drain`), or are taken again."
+    BREAKER = "Breaker", "A circuit breaker around something that is not a model opened or closed."
     CONDITION = "Condition", "A status condition changed."
     RECONCILE_REQUESTED = "ReconcileRequested", "Somebody asked for everything to be tried anew."
     LOOP_ERROR = "LoopError", "A pass of the loop failed; it goes on after a pause. Please report it."

@@ -12,6 +12,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
+from reconciler.readings import Level, Service
+
 
 def empty() -> Mapping[str, Any]:
     """A mapping that nobody can write to (a factory: before Python 3.12 it is no valid default)."""
@@ -62,6 +64,10 @@ class Limits:
     )  # defaults: temperature, top_p, top_k, ..., max_tokens
     force: bool = False
     enable_thinking: bool = True
+    memory_bytes: int = 0  # what MLX may hold in this engine, requests are admitted by it; 0: no limit
+    workspace_bytes: int = 0  # of that, kept free for a chunk of prompt at full context
+    buffer_cache_bytes: int = 2**30  # freed buffers MLX may keep; 0 gives all back
+    wired_bytes: int = 0  # macOS: wired into physical memory; 0: none
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class EngineInfo:
     batchable: bool
     batch_why: str | None
     backend: str
+    working_set_bytes: int = 0  # Metal's recommended working set; 0 where there is no Metal
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,9 @@ class EngineObs:
     memory_bytes: int = 0  # larger of MLX's figure and the process's footprint
     forecast_bytes: int = 0  # what its Spawn said it would need; counts until it has loaded
     released_bytes: int | None = None  # measured when it was gone
+    waiting: int = 0  # of its leases, those that it has not begun
+    saturation: float | None = None  # share of the last seconds that the device worked for it
+    start_s: float | None = None  # from spawn to ready
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class Route:
     status: Literal["ready", "wait", "wake", "refuse"]
     engine: str | None = None
     concurrency: int = 1
+    throttled: bool = False  # new sessions wait while others run
+    depth: int | None = None  # most requests that may wait for this model; None: RoutingTable.depth
     code: str = "no-model-loaded"
     message: str = ""
     retry_after: float | None = None
@@ -162,6 +174,8 @@ class RoutingTable:
     depth: int = 64
     timeout: float = 60.0
     reason: str = ""  # why there is no active model, for people
+    drained: str = ""  # why no new session is taken (`lmx drain`); "" takes them
+    sessions_until: float = 0.0  # while drained, known sessions are served until then
 
 
 @dataclass(frozen=True)
@@ -172,16 +186,21 @@ class MemoryObs:
     available_bytes: int
     used_bytes: int = 0  # ours: parent and engines
     source: str = ""  # where total_bytes comes from: cgroup, physical memory, Metal working set
+    auto_bytes: int = 0  # what `memory.budget: auto` means here; 0: three quarters of the total
+    system: Level = "normal"  # pressure as the system itself sees it
+    system_why: str = ""
+    heat: str | None = None  # one of names.HEAT; None: cannot be measured here
 
 
 @dataclass(frozen=True)
 class OverrideObs:
     """One imperative admin call, held as a visible layer over the spec until cleared."""
 
-    model: str
-    kind: Literal["load", "unload"]
+    model: str  # "" for the whole appliance
+    kind: Literal["load", "unload", "drain"]
     at: float  # wall clock, seconds since the epoch
     spec_digest: str  # own_digest of that model plus `active` when it was made; a change clears it
+    until: float = 0.0  # drain: known sessions are served until then, wall clock
 
 
 @dataclass(frozen=True)
@@ -200,3 +219,4 @@ class Observed:
         default_factory=empty
     )  # on_demand models with a waiting request -> since when
     last_used: Mapping[str, float] = field(default_factory=empty)  # engine id -> when its last request ended
+    service: Mapping[str, Service] = field(default_factory=empty)  # model -> how it has served
