@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,11 +45,13 @@ class Reply:
 
 
 class Engine:
-    def __init__(self, log: Path | None = None) -> None:
+    def __init__(
+        self, log: Path | None = None, *, module: str = "appliance.engine", options: Sequence[str] = ()
+    ) -> None:
         ours, theirs = socket.socketpair()
         with open(log or os.devnull, "ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "appliance.engine", "--fd", str(theirs.fileno())],
+                [sys.executable, "-W", "error", "-m", module, *options, "--fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
