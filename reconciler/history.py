@@ -39,6 +39,12 @@ CREATE TABLE IF NOT EXISTS generations (
     at REAL NOT NULL, applied_at REAL, text BLOB NOT NULL
 );
 """
+# What the queries below need; a damaged schema may still pass for one.
+COLUMNS = (
+    "key, value FROM meta",
+    "id, at, type, message, data FROM events",
+    "generation, digest, content_digest, at, applied_at, text FROM generations",
+)
 KEPT_GENERATIONS = 100
 
 
@@ -63,7 +69,7 @@ class History:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._db = self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if not _is_damage(error):
                 raise
             self.set_aside = self._put_aside()
@@ -93,9 +99,12 @@ class History:
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")
             db.executescript(SCHEMA)
-        except sqlite3.DatabaseError:
+            for columns in COLUMNS:
+                db.execute(f"SELECT {columns} LIMIT 1").fetchall()
+        except (sqlite3.Error, UnicodeDecodeError):
             db.close()
             raise
+        db.text_factory = _text
         return db
 
     def close(self) -> None:
@@ -117,12 +126,7 @@ class History:
             "SELECT id, at, type, message, data FROM events WHERE id > ? ORDER BY id DESC LIMIT ?",
             (after, limit),
         ).fetchall()
-        known = {t.value: t for t in EventType}
-        return [
-            Event(known[kind], message, at, ident, MappingProxyType(json.loads(data)))
-            for ident, at, kind, message, data in reversed(rows)
-            if kind in known
-        ]
+        return [event for row in reversed(rows) if (event := _event(row)) is not None]
 
     def prune(self, older_than: float) -> int:
         """Delete events from before this wall-clock time, and old generations. How many events went."""
@@ -186,7 +190,7 @@ class History:
         rows = self._db.execute(
             f"SELECT generation, digest, content_digest, at, applied_at, text FROM generations {tail}", values
         ).fetchall()
-        return [Generation(g, d, c, at, applied, bytes(text)) for g, d, c, at, applied, text in rows]
+        return [Generation(*row) for row in rows if _is_generation(row)]
 
     # --- small state ----------------------------------------------------------------------------
 
@@ -241,15 +245,48 @@ class History:
 
     def next_engine_number(self) -> int:
         """A number no engine of this state folder has had."""
-        number = int(self._get("engine_number") or 0) + 1
+        found = self._get("engine_number")
+        number = (found if isinstance(found, int) else 0) + 1
         self._set("engine_number", number)
         return number
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """The content is unreadable. A lock, a right or a full disk is another matter: that heals."""
+# Errors that say nothing about the content: a lock, a right, a full or failing disk. Those heal.
+_OUTSIDE = frozenset(
+    (
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM),
+        *(sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS),
+    )
+)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the content itself is unreadable."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return code is None or code & 0xFF not in _OUTSIDE
+
+
+def _text(stored: bytes) -> str:
+    """Damaged bytes inside one value must not hide all the others."""
+    return stored.decode("utf-8", "replace")
+
+
+def _event(row: tuple[Any, ...]) -> Event | None:
+    """None for one that is damaged, or that a later version wrote."""
+    ident, at, kind, message, data = row
+    try:
+        parsed = json.loads(data)
+        if isinstance(at, (int, float)) and isinstance(message, str) and isinstance(parsed, dict):
+            return Event(EventType(kind), message, at, ident, MappingProxyType(parsed))
+    except (TypeError, ValueError):
+        pass  # the same as any other value that no version ever wrote
+    return None
+
+
+def _is_generation(row: tuple[Any, ...]) -> bool:
+    kinds = (int, str, str, (int, float), (int, float, type(None)), bytes)
+    return all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
 
 
 def _record(raw: Mapping[str, Any]) -> Record:
