@@ -272,20 +272,23 @@ def _text(stored: bytes) -> str:
     return stored.decode("utf-8", "replace")
 
 
+_KNOWN: Mapping[Any, EventType] = {t.value: t for t in EventType}
+
+
 def _event(row: tuple[Any, ...]) -> Event | None:
     """None for one that is damaged, or that a later version wrote."""
     ident, at, kind, message, data = row
     try:
         parsed = json.loads(data)
         if isinstance(at, (int, float)) and isinstance(message, str) and isinstance(parsed, dict):
-            return Event(EventType(kind), message, at, ident, MappingProxyType(parsed))
-    except (TypeError, ValueError):
+            return Event(_KNOWN[kind], message, at, ident, MappingProxyType(parsed))
+    except (KeyError, TypeError, ValueError):
         pass  # the same as any other value that no version ever wrote
     return None
 
 
 def _is_generation(row: tuple[Any, ...]) -> bool:
-    kinds = (int, str, str, (int, float), (int, float, type(None)), bytes)
+    kinds: tuple[Any, ...] = (int, str, str, (int, float), (int, float, type(None)), bytes)
     return all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
 
 
