@@ -32,6 +32,7 @@ from reconciler.actions import (
     Download,
     Drain,
     Forget,
+    Kill,
     SetTable,
     Spawn,
     Stop,
@@ -115,8 +116,10 @@ class RealEffects:
                 self._engines.configure(engine, limits)
             case Drain(engine=engine):
                 self._engines.drain(engine)
-            case Stop(engine=engine, reason=reason):
-                self._engines.stop(engine, reason)
+            case Stop(engine=engine, reason=reason, grace=grace, code=code):
+                self._engines.stop(engine, reason, grace, code)
+            case Kill(engine=engine, failure=failure):
+                self._engines.kill(engine, failure)
             case Forget(engine=engine):
                 self._engines.forget(engine)
                 self._own_digests.pop(engine, None)

@@ -12,12 +12,13 @@ import os
 from dataclasses import dataclass
 
 from appliance import wire
-from appliance.errors import ApiError
+from appliance.errors import CODES, ApiError
 from appliance.supervisor import endings, pidfiles, probe, process
 from appliance.supervisor.deadlines import Watch
 from appliance.supervisor.leases import Leases
 from appliance.supervisor.link import Link
 from appliance.supervisor.order import House, Order, Sink
+from appliance.supervisor.vitals import Vitals
 from reconciler.observed import EngineInfo, EngineObs, EngineState, Failure, Limits
 
 log = logging.getLogger("lmx.supervisor")
@@ -25,6 +26,7 @@ log = logging.getLogger("lmx.supervisor")
 LAST_WORDS = 2.0  # seconds an engine that has nothing to live for gets to exit by itself
 TERM = 1.0  # seconds between SIGTERM and SIGKILL
 RETRY = 2.0  # seconds after which a client whose engine died may well find another
+LONG_RETRY = 5.0  # the same where the engine was ended for want of memory: that takes longer to pass
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Engine:
         self.state = EngineState.STARTING
         self._house = house
         self._loop = asyncio.get_running_loop()
-        self.since = self._loop.time()
+        self.since = self._born = self._loop.time()
         self._probing = 0.0  # the watch's age when the probe was sent
         self._child: process.Child | None = None
         self._link = Link(self._message, self._lost, self._free)
@@ -55,8 +57,10 @@ class Engine:
         self._info: EngineInfo | None = None
         self._failure: Failure | None = None
         self._stop_reason: str | None = None
+        self._stop_code = "engine_failed"
         self._progress = (0, 0)
-        self._mlx_bytes = 0
+        self._vitals = Vitals()
+        self._start_s: float | None = None
         self._resident = 0
         self._measured = self.since
         self._released: int | None = None
@@ -79,10 +83,24 @@ class Engine:
     @property
     def open(self) -> bool:
         """Takes a request now: ready, and not behind with reading."""
-        return self.state is EngineState.READY and self._link.writable
+        return self.state is EngineState.READY and self._answering
+
+    @property
+    def finishing(self) -> bool:
+        """Takes more of what it has begun: another row of a request that it holds already."""
+        return self.state in (EngineState.READY, EngineState.DRAINING) and self._answering
+
+    @property
+    def _answering(self) -> bool:
+        return self._link.writable and not self._ending.done()
+
+    @property
+    def waiting(self) -> int:
+        """Of the requests it holds, those that it has not begun, as its last beat said."""
+        return self._vitals.waiting
 
     def submit(self, submit: wire.Submit, sink: Sink) -> None:
-        """Only while `open`. Raises wire.WireError, or what msgspec says of a value it cannot encode."""
+        """Only while `open` or `finishing`. Raises wire.WireError, or what msgspec says of odd values."""
         frame = wire.encode(submit)
         self._leases.add(submit.rid, sink)
         self._link.send(frame)
@@ -107,15 +125,31 @@ class Engine:
         for rid in self._leases.return_unanswered():
             self._link.send(wire.encode(wire.Cancel(rid)))
 
-    def stop(self, reason: str, grace: float) -> None:
-        """Shutdown, after `grace` SIGTERM, then SIGKILL. Returns at once."""
+    def stop(self, reason: str, grace: float, code: str = "engine_failed") -> None:
+        """Shutdown, after `grace` SIGTERM, then SIGKILL. Returns at once.
+
+        What it has not begun goes back to the queue; the rest ends here and now with `code`, a key of
+        `CODES`. Raises ValueError for another.
+        """
+        if code not in CODES:
+            raise ValueError(f"{code!r} is no error code")
         if self.state is EngineState.EXITED:
             return
         if self._stop_reason is None and self._failure is None:
-            self._stop_reason = reason
+            self._stop_reason, self._stop_code = reason, code
         self._end(Ending(grace, ask=True))
+        self._let_go()
+        if grace <= 0 and self.state is EngineState.STOPPING:  # it had been given longer before
+            self.kill()
 
-    def kill(self) -> None:
+    def kill(self, failure: Failure | None = None) -> None:
+        """SIGKILL now. failure: why, as its own fault, also where it had been told to go before."""
+        if self.state is EngineState.EXITED:
+            return
+        if failure is not None:
+            self._failure, self._stop_reason = failure, None
+            self._end(Ending(0))
+            self._let_go()
         if self._child is not None:
             self._child.kill()
 
@@ -134,8 +168,11 @@ class Engine:
             failure=self._failure,
             stop_reason=self._stop_reason,
             progress=self._progress,
-            memory_bytes=max(self._mlx_bytes, self._resident),
+            memory_bytes=max(self._vitals.mlx_bytes, self._resident),
             released_bytes=self._released,
+            waiting=self._vitals.waiting,
+            saturation=self._vitals.saturation,
+            start_s=self._start_s,
         )
 
     # --- what the engine says ---------------------------------------------------------------------
@@ -148,7 +185,7 @@ class Engine:
                 self._free()
         elif isinstance(message, wire.Beat):
             self._watch.beat(message)
-            self._mlx_bytes = message.active_bytes + message.cache_bytes
+            self._vitals.beat(message, self._loop.time())
         elif isinstance(message, wire.Accepted):
             self._leases.accept(message)
         elif isinstance(message, wire.Refused):
@@ -187,6 +224,7 @@ class Engine:
         if failure is not None:
             self._fail(Failure("probe_failed", failure))
             return
+        self._start_s = self._loop.time() - self._born
         self._enter(EngineState.READY)
         self._free()
 
@@ -230,7 +268,7 @@ class Engine:
             await self._loop.create_connection(lambda: self._link, sock=sock)
             self._begin(child)
             ending = await self._ending
-            held = max(self._mlx_bytes, self._house.footprint(child.pid) or self._resident)
+            held = max(self._vitals.mlx_bytes, self._house.footprint(child.pid) or self._resident)
             self._enter(EngineState.STOPPING)
             self._leases.return_unanswered()
             await self._see_out(child, ending)
@@ -282,15 +320,22 @@ class Engine:
         """held: bytes the process had when it was still there."""
         pid = self.pid
         self._released = max(0, held - (0 if pid is None else self._house.footprint(pid)))
-        self._mlx_bytes = self._resident = 0
-        self._leases.return_unanswered()
-        self._leases.lose(self._epitaph())
+        self._vitals.gone()
+        self._resident = 0
+        self._let_go()
         pidfiles.remove(self._house.state, self.id)
         self._enter(EngineState.EXITED)
+
+    def _let_go(self) -> None:
+        """No request is left with it: what had not begun may run elsewhere, the rest hears why it ends."""
+        self._leases.return_unanswered()
+        self._leases.lose(self._epitaph())
 
     def _epitaph(self) -> ApiError:
         if self._failure is not None:
             why = self._failure.message
+        elif self._stop_code != "engine_failed":  # a reason that clients know by its own name
+            return ApiError(self._stop_code, self._stop_reason or "", retry_after=LONG_RETRY)
         else:
             why = f"it was stopped ({self._stop_reason})"
         text = f"the engine of model {self.order.model} ended before the answer was complete: {why}"
@@ -338,4 +383,8 @@ def _configure(limits: Limits) -> wire.Configure:
         sampling=wire.Sampling(**limits.sampling),
         force=limits.force,
         enable_thinking=limits.enable_thinking,
+        memory=limits.memory_bytes,
+        workspace=limits.workspace_bytes,
+        buffer_cache=limits.buffer_cache_bytes,
+        wired=limits.wired_bytes,
     )

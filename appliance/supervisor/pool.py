@@ -12,7 +12,7 @@ from appliance.supervisor import process
 from appliance.supervisor.deadlines import Deadlines
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.order import House, Order, Probe
-from reconciler.observed import EngineObs, EngineState, Limits
+from reconciler.observed import EngineObs, EngineState, Failure, Limits
 
 
 class Engines:
@@ -79,9 +79,17 @@ class Engines:
         """No new request; those accepted run to their end. Only a ready engine changes."""
         self._engines[engine].drain()
 
-    def stop(self, engine: str, reason: str, grace: float = 5.0) -> None:
-        """Make it exit: Shutdown, after `grace` seconds SIGTERM, then SIGKILL. Returns at once."""
-        self._engines[engine].stop(reason, grace)
+    def stop(self, engine: str, reason: str, grace: float = 5.0, code: str = "engine_failed") -> None:
+        """Make it exit: Shutdown, after `grace` seconds SIGTERM, then SIGKILL. Returns at once.
+
+        code: the error that the requests it has begun end with; `reason` is its message where it is not
+        engine_failed.
+        """
+        self._engines[engine].stop(reason, grace, code)
+
+    def kill(self, engine: str, failure: Failure) -> None:
+        """SIGKILL at once; `failure` is what it ended of."""
+        self._engines[engine].kill(failure)
 
     def forget(self, engine: str) -> None:
         """Drop an exited engine from the list. Raises ValueError for one that is not."""

@@ -37,10 +37,10 @@ def receive() -> wire.ToEngine:
     return wire.decode_to_engine(exactly(size))
 
 
-def beat(stage: wire.Stage = "idle") -> None:
+def beat(stage: wire.Stage = "idle", waiting: int = 0) -> None:
     def run() -> None:
         while True:
-            send(wire.Beat(stage=stage, stage_s=0.0, progress=1))
+            send(wire.Beat(stage=stage, stage_s=0.0, progress=1, waiting=waiting))
             time.sleep(0.1)
 
     threading.Thread(target=run, daemon=True).start()
@@ -125,6 +125,13 @@ elif mode == "dies-asked":  # at the first request, before it accepts
     beat()
     receive()
     os._exit(5)
+elif mode == "one":  # begins the first request and no other, like an engine without memory for two
+    loaded()
+    beat(waiting=1)
+    first = receive()
+    assert isinstance(first, wire.Submit)
+    send(wire.Accepted(first.rid, 1))
+    forever()
 elif mode == "late":  # accepts each request and ends it at once, but only after SIGUSR1
     go = threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: go.set())

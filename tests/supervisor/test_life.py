@@ -16,8 +16,8 @@ import pytest
 from appliance.errors import ApiError
 from appliance.supervisor.deadlines import Deadlines
 from appliance.supervisor.order import Probe
-from reconciler.observed import EngineState, Limits, Route
-from tests.supervisor.conftest import prompt, standin, until
+from reconciler.observed import EngineState, Failure, Limits, Route
+from tests.supervisor.conftest import PATIENCE, prompt, standin, until
 
 Make = Callable[..., Any]
 S = EngineState
@@ -208,6 +208,96 @@ async def test_a_stop_in_the_middle_of_a_load_needs_no_patience(world: Make) -> 
             w.engines.stop(engine, "superseded", grace=0)
             seen = await w.reach(engine, S.EXITED)
             assert (seen.failure, seen.stop_reason) == (None, "superseded")
+
+
+async def test_a_stop_with_a_code_of_its_own_tells_each_request_that_code_at_once(world: Make) -> None:
+    async with world() as w:
+        engine = await w.serving()
+        stream = await w.router.open(None, prompt(4000))
+        await anext(stream)
+        whole = asyncio.create_task((await w.router.open(None, prompt(4000))).collect())
+        await asyncio.sleep(0)
+        w.engines.stop(engine, "demo was unloaded: memory is short", 5.0, "oom-unloaded")
+        assert (w.see(engine).leases, w.router.in_flight) == (0, 0)  # nobody waits for the process to end
+        with pytest.raises(ApiError) as streamed:
+            async for _ in stream:
+                pass
+        with pytest.raises(ApiError) as collected:
+            await whole
+        for raised in (streamed, collected):
+            assert (raised.value.code, raised.value.status) == ("oom-unloaded", 503)
+            assert raised.value.message == "demo was unloaded: memory is short"
+            assert raised.value.retry_after
+        seen = await w.reach(engine, S.EXITED)
+        assert (seen.failure, seen.stop_reason) == (None, "demo was unloaded: memory is short")
+
+
+async def test_a_code_that_is_none_stops_nothing(world: Make) -> None:
+    async with world(command=standin("stubborn")) as w:
+        engine = await w.ready()
+        with pytest.raises(ValueError, match="out-of-memory"):
+            w.engines.stop(engine, "unload", 5.0, "out-of-memory")
+        assert w.see(engine).state is S.READY
+
+
+async def test_a_stop_without_grace_cuts_an_earlier_one_short(world: Make) -> None:
+    async with world(command=standin("stubborn")) as w:
+        engine = await w.ready()
+        w.engines.stop(engine, "drained", grace=PATIENCE)
+        await until(lambda: w.see(engine).state is S.STOPPING)
+        w.engines.stop(engine, "memory is short", 0.0, "oom-unloaded")
+        seen = await w.reach(engine, S.EXITED)
+        assert (seen.failure, seen.stop_reason) == (None, "drained")
+
+
+@pytest.mark.parametrize("before", ["ready", "draining", "stopping"])
+async def test_a_kill_is_at_once_and_ends_it_with_the_failure_given(world: Make, before: str) -> None:
+    async with world(command=standin("stubborn")) as w:
+        engine = await w.serving()
+        if before == "draining":
+            w.engines.drain(engine)
+        elif before == "stopping":
+            w.engines.stop(engine, "drained", grace=PATIENCE)
+            await until(lambda: w.see(engine).state is S.STOPPING)
+        failure = Failure("oom", "it uses 900 MB and was let in for 300")
+        w.engines.kill(engine, failure)
+        seen = await w.reach(engine, S.EXITED)
+        assert (seen.failure, seen.stop_reason) == (failure, None)
+        w.engines.kill(engine, Failure("crash", "another"))  # it is gone already
+        assert w.see(engine).failure == failure
+
+
+async def test_a_killed_engines_streams_hear_why_and_what_it_had_not_begun_waits(world: Make) -> None:
+    async with world(command=standin("one")) as w:
+        engine = await w.serving()
+        stream = await w.router.open(None, prompt())
+        later = asyncio.create_task(w.router.open(None, prompt()))
+        await until(lambda: w.see(engine).leases == 2)
+        w.route(Route("demo", "wait"))
+        w.engines.kill(engine, Failure("oom", "it ran away"))
+        with pytest.raises(ApiError, match="it ran away") as raised:
+            async for _ in stream:
+                pass
+        assert raised.value.code == "engine_failed"
+        assert w.router.queued == 1
+        later.cancel()
+        await asyncio.wait([later])
+
+
+async def test_a_kill_before_the_process_is_there_counts_too(world: Make) -> None:
+    async with world() as w:
+        engine = w.spawn()
+        w.engines.kill(engine, Failure("oom", "no room"))
+        assert (await w.reach(engine, S.EXITED)).failure == Failure("oom", "no room")
+
+
+async def test_an_engine_tells_how_long_it_took_and_how_busy_it_is(world: Make) -> None:
+    async with world() as w:
+        began = asyncio.get_running_loop().time()
+        engine = await w.serving()
+        assert 0 < w.see(engine).start_s <= asyncio.get_running_loop().time() - began
+        await until(lambda: w.see(engine).saturation is not None)
+        assert 0 <= w.see(engine).saturation <= 1
 
 
 async def test_a_draining_engine_finishes_its_streams_and_takes_no_more(world: Make) -> None:
