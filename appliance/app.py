@@ -16,6 +16,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -30,6 +31,7 @@ from appliance.remembered import Remembered
 from appliance.server.app import Listeners, build
 from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
+from appliance.supervisor.process import ENGINE
 from appliance.supervisor.router import Router
 from appliance.telemetry import sample
 from reconciler.events import Event, EventType
@@ -47,8 +49,10 @@ PRUNE_EVERY_S = 3600.0
 BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
 
 
-def run(file: Path) -> int:
+def run(file: Path, *, engine: Sequence[str] = ENGINE) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
+
+    engine: the command that starts an engine process; tests give one with faults.
 
     The first signal drains; a second one ends what still runs at once.
     """
@@ -56,7 +60,7 @@ def run(file: Path) -> int:
     logging.getLogger("sanic").setLevel(logging.WARNING)
     logging.getLogger("sanic.error").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(_SpecFile(file.absolute())))
+        return runner.run(_serve(_SpecFile(file.absolute()), engine))
 
 
 class _SpecFile:
@@ -88,14 +92,14 @@ class _SpecFile:
         return state.folder(self.path, spec)
 
 
-async def _serve(file: _SpecFile) -> int:
+async def _serve(file: _SpecFile, engine: Sequence[str]) -> int:
     folder = file.state_folder()
     try:
         with contextlib.ExitStack() as held:
             held.callback(StateLock(folder).release)
             history = History(folder / "history.db")
             held.callback(history.close)
-            await _Appliance(file, folder, history).serve()
+            await _Appliance(file, folder, history, engine).serve()
     except Locked as error:
         sys.stderr.write(f"lmx: {error}\n")
         return 1
@@ -106,14 +110,16 @@ async def _serve(file: _SpecFile) -> int:
 
 
 class _Appliance:
-    def __init__(self, file: _SpecFile, folder: Path, history: History) -> None:
+    def __init__(self, file: _SpecFile, folder: Path, history: History, engine: Sequence[str]) -> None:
         clock = asyncio.get_running_loop()
         self._file, self._history = file, history
         self._orphans = reap_orphans(folder)
         self._stop, self._now = asyncio.Event(), asyncio.Event()
         self._memory = Remembered(history)
         self._feed = Feed(self._memory.past)
-        self._engines = Engines(folder, first=history.next_engine_number(), on_change=self._poke)
+        self._engines = Engines(
+            folder, first=history.next_engine_number(), on_change=self._poke, command=engine
+        )
         self._router = Router(self._engines, on_change=self._poke)
         self._fetching = Fetching(self._poke)
         self._control = ApplianceControl(
