@@ -1,17 +1,29 @@
-"""Readings over time -> step of the degradation ladder, with hysteresis. Pure.
+"""Readings over time -> steps of the degradation ladder, with hysteresis. Pure.
 
-docs/degradation.md has the states and the rules in words.
+docs/degradation.md has the states and the rules in words. One reading takes or undoes at most one step, so
+that the next reading can show what it brought; only an edit of the ladder may undo several at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler import names
-from reconciler.readings import Level, Reading
+from reconciler.readings import LEVELS, EngineReading, Level, Reading
 from reconciler.spec import Spec
 from reconciler.units import Share
+
+# Steps that take models out: in vain where other programs fill the machine.
+TAKES_MODELS = frozenset({"shed", "unload"})
+OVER = 1.25  # a runaway engine uses more than this times its allowance ...
+OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
+GRANT_S = 10.0  # an allowance that was cut counts for this long: requests that run must end first
+UNLOADS_S = 3600.0  # unloads within this long double the back-off
+BACK_OFF_S = (1.0, 300.0)  # shortest and longest
+
+Cause = Literal["", "ours", "others"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +48,26 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Grant:
+    """The most an engine was allowed of late. at: when it was last allowed that much."""
+
+    engine: str
+    allowed_bytes: int
+    at: float
+
+
+@dataclass(frozen=True)
 class Pressure:
-    """What is in force. Times on the clock of the readings.
+    """What is in force. Times on the clock of the readings; None: never.
 
     steps: a beginning of the ladder, in order. shed: models out of memory for `shed`, first one first.
     unloaded: the active model that `unload` ended. runaway: engines that must be ended at once.
-    returns_at: the unloaded model may not come back before. why: one sentence with figures, for people.
+    returns_at: the unloaded model may not come back before. why: one sentence with figures, for people; its
+    words stay the same until the level, the cause or a step changes.
     """
 
     level: Level = "normal"
-    cause: Literal["", "ours", "others"] = ""
+    cause: Cause = ""
     steps: tuple[str, ...] = ()
     shed: tuple[str, ...] = ()
     unloaded: str | None = None
@@ -53,17 +75,39 @@ class Pressure:
     hot: bool = False
     heat: str | None = None
     why: str = ""
-    since: float = 0.0  # the last change of steps, shed or unloaded
-    calm_since: float | None = None  # below `recover` without a break since then
+    since: float | None = None  # the last change of steps, shed or unloaded
+    calm_since: float | None = None  # calm without a break since then
     cool_since: float | None = None
     unloads: tuple[float, ...] = ()  # when, within the last hour
     returns_at: float = 0.0
-    read_at: float = 0.0  # of the newest reading taken up
+    read_at: float | None = None  # of the newest reading taken up
+    ours: bool = False  # one of the steps in force was taken for our own use
+    told: tuple[Level, Cause] = ("normal", "")  # level and cause as last reported
+    untold_since: float | None = None  # they have differed from that since then
+    grants: tuple[Grant, ...] = ()
 
     @property
     def step(self) -> str | None:
         """The furthest step in force."""
         return self.steps[-1] if self.steps else None
+
+    def has(self, step: str) -> bool:
+        """Whether a step is in force."""
+        return step in self.steps
+
+
+def context_cap(pressure: Pressure, spec: Spec) -> tuple[int | None, str]:
+    """The most tokens per request while hot or short of memory, and why; None: no such limit."""
+    reasons = [*(["thermal"] if pressure.hot else []), *(["memory"] if pressure.has("lower_context") else [])]
+    if not reasons:
+        return None, ""
+    cap = spec.context.safe_mode
+    return cap, f"{' and '.join(reasons)}: max_context_tokens={cap}"
+
+
+def rows(pressure: Pressure, declared: int) -> int:
+    """How many requests may be decoded together."""
+    return max(1, declared // 2) if pressure.has("lower_concurrency") else declared
 
 
 def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
@@ -71,4 +115,311 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
 
     A reading that is not newer than the last one changes nothing.
     """
-    return before
+    now = reading.at
+    if before.read_at is not None and now <= before.read_at:
+        return before
+    level, cause = judge(reading, policy)
+    grants = _grants(before.grants, reading)
+    state = replace(
+        before,
+        level=level,
+        cause=cause,
+        calm_since=_since(before.calm_since, _calm(before, level, reading, policy), now),
+        unloads=tuple(at for at in before.unloads if at > now - UNLOADS_S),
+        read_at=now,
+        grants=grants,
+        runaway=_runaway(before.runaway, reading, policy, grants),
+    )
+    state = _tell(_heat(state, reading, policy), now, policy.dwell)
+    edited = _edited(state, policy, now)
+    if edited is not None:
+        return edited
+    state = _turn(state, reading, policy)
+    return replace(state, why=_why(before, state, reading, policy))
+
+
+# --- the level ---------------------------------------------------------------------------------------
+
+
+def judge(reading: Reading, policy: Policy) -> tuple[Level, Cause]:
+    """The worse of our use and the system's own pressure, and whose doing it is."""
+    ours: Level = "normal"
+    if _reaches(reading, policy.critical):
+        ours = "critical"
+    elif _reaches(reading, policy.warning):
+        ours = "warning"
+    if _rank(ours) >= _rank(reading.system):
+        return ours, "ours" if ours != "normal" else ""
+    return reading.system, "others"
+
+
+def _rank(level: Level) -> int:
+    return LEVELS.index(level)
+
+
+def _reaches(reading: Reading, share: Share) -> bool:
+    """Whether our use reaches a share of the budget. Without a budget it is not known to reach any."""
+    return reading.budget_bytes > 0 and reading.used_bytes >= reading.budget_bytes * share.fraction
+
+
+def _calm(before: Pressure, level: Level, reading: Reading, policy: Policy) -> bool:
+    """Whether a step may be undone, if it stays like this.
+
+    Steps that only other programs caused wait for them alone: a model that fills its budget to just under
+    `warning` would otherwise stay throttled for good after a stranger's one bad minute.
+    """
+    if level != "normal" or reading.budget_bytes <= 0:
+        return False
+    return not before.ours or not _reaches(reading, policy.recover)
+
+
+def _since(before: float | None, holds: bool, now: float) -> float | None:
+    """When something began to hold that may be broken off at any time."""
+    return None if not holds else now if before is None else before
+
+
+def _tell(state: Pressure, now: float, dwell: float) -> Pressure:
+    """When to report a level: what is worse at once, what is better once it has lasted.
+
+    Use that swings around a line four times a second would otherwise fill the events with nothing else.
+    """
+    found = (state.level, state.cause)
+    if found == state.told:
+        return replace(state, untold_since=None)
+    since = now if state.untold_since is None else state.untold_since
+    if _rank(state.level) > _rank(state.told[0]) or now - since >= dwell:
+        return replace(state, told=found, untold_since=None)
+    return replace(state, untold_since=since)
+
+
+# --- heat --------------------------------------------------------------------------------------------
+
+
+def _heat(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
+    """Hot at once, cool after `dwell`. Heat that was not measured changes nothing."""
+    if reading.heat is None:
+        return replace(state, heat=None)
+    now, degree = reading.at, names.HEAT.index(reading.heat)
+    cool_since = _since(state.cool_since, state.hot and degree <= names.HEAT.index(policy.cool), now)
+    hot = degree >= names.HEAT.index(policy.hot) or state.hot
+    if cool_since is not None and now - cool_since >= policy.dwell:
+        hot, cool_since = False, None
+    return replace(state, heat=reading.heat, hot=hot, cool_since=cool_since)
+
+
+# --- engines that use more than they were let in for ---------------------------------------------------
+
+
+def _grants(before: Iterable[Grant], reading: Reading) -> tuple[Grant, ...]:
+    """The most each engine was allowed in the last seconds.
+
+    A cut allowance (an edit of the budget, a model that joins) reaches an engine before its running requests
+    can have given anything back: that is for the ladder, and no failure of the engine.
+    """
+    known = {grant.engine: grant for grant in before}
+    grants = []
+    for engine in reading.engines:
+        old = known.get(engine.id)
+        if old is None or engine.allowed_bytes >= old.allowed_bytes or reading.at - old.at >= GRANT_S:
+            old = Grant(engine.id, engine.allowed_bytes, reading.at)
+        grants.append(old)
+    return tuple(grants)
+
+
+def _runaway(
+    before: tuple[str, ...], reading: Reading, policy: Policy, grants: tuple[Grant, ...]
+) -> tuple[str, ...]:
+    """Those listed that are still there, and those that go beyond every allowance now, worst first."""
+    there = {engine.id: engine for engine in reading.engines}
+    listed = tuple(ident for ident in before if ident in there)
+    if not _reaches(reading, policy.critical):
+        return listed
+    over = [
+        (there[grant.engine].memory_bytes - grant.allowed_bytes, grant.engine)
+        for grant in grants
+        if grant.engine not in listed and _is_over(there[grant.engine], grant.allowed_bytes, reading)
+    ]
+    return (*listed, *(ident for _, ident in sorted(over, key=lambda item: (-item[0], item[1]))))
+
+
+def _is_over(engine: EngineReading, allowed: int, reading: Reading) -> bool:
+    """Beyond the allowance and a quarter; or the whole budget alone, where the allowance is most of it."""
+    if allowed <= 0:
+        return False
+    beyond = engine.memory_bytes - OVER * allowed >= OVER_BYTES
+    return beyond or engine.memory_bytes > max(reading.budget_bytes, allowed + OVER_BYTES)
+
+
+# --- the ladder ----------------------------------------------------------------------------------------
+
+
+def _edited(state: Pressure, policy: Policy, now: float) -> Pressure | None:
+    """With the steps that the ladder no longer begins with undone, if there are any."""
+    kept = 0
+    for step, wanted in zip(state.steps, policy.ladder, strict=False):
+        if step != wanted:
+            break
+        kept += 1
+    if kept == len(state.steps):
+        return None
+    undone = ", ".join(state.steps[kept:])
+    why = f"memory.ladder was edited and no longer begins with what was in force: {undone}"
+    return replace(_with(state, now, steps=state.steps[:kept]), why=why)
+
+
+def _turn(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
+    """At most one change."""
+    now = reading.at
+    settled = state.since is None or now - state.since >= policy.dwell
+    if state.level == "critical" or (state.level == "warning" and settled):
+        return _up(state, reading, policy)
+    calm = state.calm_since is not None and now - state.calm_since >= policy.dwell
+    if state.steps and calm and settled:
+        return _down(state, now)
+    return state
+
+
+def _up(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
+    """One more model shed, or one more step; or nothing, where the ladder ends."""
+    now = reading.at
+    following = policy.ladder[len(state.steps)] if len(state.steps) < len(policy.ladder) else None
+    if state.cause == "others" and not TAKES_MODELS.isdisjoint((*state.steps, following)):
+        return state
+    taking = not _on_their_way(state, reading, policy)
+    if taking and state.has("shed") and (state.step == "shed" or following is None):
+        model = _next_to_shed(state, reading)
+        if model is not None:
+            return _with(state, now, shed=(*state.shed, model))
+    if following == "unload" or following is None:
+        if taking and state.level == "critical" and (following or state.has("unload")):
+            return _unload(state, reading, policy)
+        return state
+    if following == "shed":
+        if not taking:
+            return state
+        model = _next_to_shed(state, reading)
+        return _with(state, now, steps=(*state.steps, "shed"), shed=(model,) if model else ())
+    return _with(state, now, steps=(*state.steps, following))
+
+
+def _on_their_way(state: Pressure, reading: Reading, policy: Policy) -> bool:
+    """Whether what leaves already will be enough, so that no further model is taken out in vain.
+
+    It gets `dwell` to give its memory back, counted from the last change.
+    """
+    if state.since is None or reading.at - state.since >= policy.dwell:
+        return False
+    gone = sum(engine.memory_bytes for engine in reading.engines if _leaves(state, engine))
+    return not _reaches(replace(reading, used_bytes=reading.used_bytes - gone), policy.critical)
+
+
+def _leaves(state: Pressure, engine: EngineReading) -> bool:
+    out = engine.model in state.shed or engine.model == state.unloaded
+    return engine.leaving or out or engine.id in state.runaway
+
+
+def _next_to_shed(state: Pressure, reading: Reading) -> str | None:
+    """Idle before busy, the lowest priority first, then the biggest. Never the model that is active."""
+    active = {engine.model for engine in reading.engines if engine.active}
+    models: dict[str, list[EngineReading]] = {}
+    for engine in reading.engines:
+        if engine.model not in active and not _leaves(state, engine):
+            models.setdefault(engine.model, []).append(engine)
+
+    def precedence(model: str) -> tuple[bool, int, int, str]:
+        engines = models[model]
+        size = sum(engine.memory_bytes for engine in engines)
+        return any(e.busy for e in engines), min(e.priority for e in engines), -size, model
+
+    return min(models, key=precedence, default=None)
+
+
+def _unload(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
+    """The active model ends. Taken once more where another one has become active since and it is too much."""
+    now = reading.at
+    running = [e for e in reading.engines if e.active and not _leaves(state, e)]
+    model = max(running, key=lambda e: (e.memory_bytes, e.model)).model if running else None
+    if model is None:
+        return state if state.has("unload") else _with(state, now, steps=(*state.steps, "unload"))
+    unloads = (*state.unloads, now)
+    shortest, longest = BACK_OFF_S
+    pause = policy.dwell * 2.0 ** min(len(unloads) - 1, 30)
+    return _with(
+        state,
+        now,
+        steps=state.steps if state.has("unload") else (*state.steps, "unload"),
+        unloaded=model,
+        unloads=unloads,
+        returns_at=now + min(longest, max(shortest, pause)),
+    )
+
+
+def _down(state: Pressure, now: float) -> Pressure:
+    """The last step undone, or one of its models let back in: the last one shed comes first."""
+    if state.step == "unload" and state.unloaded is not None and now < state.returns_at:
+        return state
+    if state.step == "shed" and len(state.shed) > 1:
+        return replace(_with(state, now, shed=state.shed[:-1]), calm_since=now)
+    return replace(_with(state, now, steps=state.steps[:-1]), calm_since=now)
+
+
+def _with(
+    state: Pressure,
+    now: float,
+    *,
+    steps: tuple[str, ...] | None = None,
+    shed: tuple[str, ...] | None = None,
+    unloaded: str | None = None,
+    unloads: tuple[float, ...] | None = None,
+    returns_at: float | None = None,
+) -> Pressure:
+    """With another set of steps, and nothing left over of those that are gone."""
+    steps = state.steps if steps is None else steps
+    shed = state.shed if shed is None else shed
+    return replace(
+        state,
+        steps=steps,
+        shed=shed if "shed" in steps else (),
+        unloaded=(unloaded or state.unloaded) if "unload" in steps else None,
+        unloads=state.unloads if unloads is None else unloads,
+        returns_at=state.returns_at if returns_at is None else returns_at,
+        since=now,
+        ours=bool(steps) and (state.ours or state.cause == "ours"),
+    )
+
+
+# --- words -----------------------------------------------------------------------------------------------
+
+
+def _why(before: Pressure, state: Pressure, reading: Reading, policy: Policy) -> str:
+    """The sentence of before, unless something has changed."""
+    if state.level == "normal" and not state.steps:
+        return ""
+    kept = ("level", "cause", "steps", "shed", "unloaded")
+    if all(getattr(before, name) == getattr(state, name) for name in kept):
+        return before.why
+    if state.level == "normal":
+        return f"{our_use(reading)}; steps are undone below {_undone_below(state, policy)}"
+    if state.cause == "others":
+        what = reading.system_why or f"the system reports {state.level} memory pressure"
+        return f"other programs: {what}; {our_use(reading)}"
+    line = policy.critical if state.level == "critical" else policy.warning
+    return f"{our_use(reading)}; {state.level} from {line}"
+
+
+def _undone_below(state: Pressure, policy: Policy) -> str:
+    return str(policy.recover if state.ours else policy.warning)
+
+
+def our_use(reading: Reading) -> str:
+    """Our use against the budget, in words."""
+    used = f"LMX uses {size(reading.used_bytes)}"
+    if reading.budget_bytes <= 0:
+        return f"{used}; its budget is not known"
+    part = reading.used_bytes / reading.budget_bytes
+    return f"{used} of {size(reading.budget_bytes)} ({part:.1%})"
+
+
+def size(count: int) -> str:
+    """Bytes for people: three digits or so."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
