@@ -21,7 +21,8 @@ from pathlib import Path
 
 import uvloop
 
-from appliance import state
+from appliance import descriptors, state
+from appliance.breakers import Breaker, Breakers, told
 from appliance.control import ApplianceControl
 from appliance.effects import RealEffects
 from appliance.feed import Feed
@@ -59,6 +60,7 @@ def run(file: Path, *, engine: Sequence[str] = ENGINE) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("sanic").setLevel(logging.WARNING)
     logging.getLogger("sanic.error").setLevel(logging.WARNING)
+    descriptors.raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(_SpecFile(file.absolute()), engine))
 
@@ -121,7 +123,8 @@ class _Appliance:
             folder, first=history.next_engine_number(), on_change=self._poke, command=engine
         )
         self._router = Router(self._engines, on_change=self._poke)
-        self._fetching = Fetching(self._poke)
+        self._breakers = Breakers(self._on_breaker)
+        self._fetching = Fetching(self._poke, self._breakers)
         self._control = ApplianceControl(
             self._router, self._feed, self._memory, str(file.path), retry=self._fetching.retry_all
         )
@@ -146,6 +149,10 @@ class _Appliance:
 
     def _poke(self) -> None:
         self._loop.poke()
+
+    def _on_breaker(self, breaker: Breaker) -> None:
+        data = {"breaker": breaker.name, "state": breaker.state, "failures": breaker.view().failures}
+        self._loop.emit(EventType.BREAKER, told(breaker), data)
 
     def _on_event(self, event: Event) -> None:
         self._feed.publish(event.as_dict())
