@@ -68,3 +68,7 @@ class Service:
     fast_failed: int = 0
     slow_total: int = 0
     slow_failed: int = 0
+    own_failed: int = 0  # of fast_failed, those of `engine`
+    wait_p95_s: float | None = None  # of the time to the first token, what was spent in the queue
+    refused: int = 0  # turned away over the last minute because too many waited
+    counted_from: float | None = None  # when the first of `requests` came
