@@ -1,0 +1,76 @@
+"""An engine that uses more than it was let in for is ended, and no other."""
+
+from __future__ import annotations
+
+from tests.reconciler.pressure.machine import CALM, CRITICAL, MIB, WARNING, Machine, engine
+
+
+def test_an_engine_beyond_its_allowance_and_a_quarter_is_runaway_while_use_is_critical() -> None:
+    machine = Machine()
+    machine.engines = (engine("wild", 700, 400), engine("chat", 200, active=True))
+    assert machine.read(WARNING).runaway == ()
+    assert machine.read(CRITICAL).runaway == ("e-wild",)
+    (told,) = machine.told("EngineRunaway")
+    assert told == (
+        "wild uses 700 MiB and was let in for 400 MiB at most: its engine e-wild is ended at once; "
+        "LMX uses 910 MiB of 1000 MiB (91.0%)"
+    )
+
+
+def test_a_quarter_more_and_64_mib_are_allowed() -> None:
+    for memory, expected in ((563, ()), (564, ("e-chat",))):
+        machine = Machine()
+        machine.engines = (engine("chat", memory, 400, active=True),)
+        assert machine.read(CRITICAL).runaway == expected
+
+
+def test_an_engine_that_was_let_in_for_most_of_the_budget_is_runaway_beyond_the_budget() -> None:
+    machine = Machine()
+    machine.engines = (engine("chat", 1000, 850, active=True),)
+    assert machine.read(1000).runaway == ()
+    machine.engines = (engine("chat", 1001, 850, active=True),)
+    assert machine.read(1001).runaway == ("e-chat",)
+
+
+def test_where_nobody_is_over_nobody_is_runaway() -> None:
+    machine = Machine()
+    machine.engines = (engine("one", 450, 440), engine("two", 450, 440, active=True))
+    assert machine.hold(CRITICAL, 60.0).runaway == ()
+
+
+def test_an_engine_without_an_allowance_is_not_judged() -> None:
+    machine = Machine()
+    machine.engines = (engine("loading", 900, 0),)
+    assert machine.hold(CRITICAL, 60.0).runaway == ()
+
+
+def test_the_worst_comes_first_and_stays_listed_until_it_is_gone() -> None:
+    machine = Machine()
+    machine.engines = (engine("bad", 300, 100), engine("worse", 600, 100))
+    assert machine.read(CRITICAL).runaway == ("e-worse", "e-bad")
+    machine.engines = (engine("bad", 50, 100), engine("worse", 600, 100))
+    assert machine.read(CALM).runaway == ("e-worse", "e-bad")
+    machine.engines = (engine("bad", 50, 100),)
+    assert machine.read(CALM).runaway == ("e-bad",)
+    machine.engines = ()
+    assert machine.read(CALM).runaway == ()
+
+
+def test_a_runaway_engine_costs_no_other_model_its_place() -> None:
+    """Its memory counts as on its way out, so neither `shed` nor `unload` goes on meanwhile."""
+    machine = Machine()
+    machine.engines = (engine("wild", 700, 100), engine("idle", 50), engine("chat", 200, active=True))
+    machine.hold(CRITICAL, 5.0)
+    assert machine.state.runaway == ("e-wild",)
+    assert (machine.state.shed, machine.state.unloaded) == ((), None)
+
+
+def test_an_allowance_that_is_cut_gives_running_requests_time_to_end() -> None:
+    """A budget lowered by an edit is pressure, not a failure of the engine."""
+    machine = Machine()
+    machine.engines = (engine("chat", 700, 800, active=True),)
+    machine.read(CALM)
+    machine.engines = (engine("chat", 700, 300, active=True),)
+    assert machine.hold(700, 9.75, budget_bytes=500 * MIB).runaway == ()
+    assert machine.state.steps
+    assert machine.hold(700, 1.0, budget_bytes=500 * MIB).runaway == ("e-chat",)
