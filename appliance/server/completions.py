@@ -9,6 +9,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.server import body, generate, rows, schema
+from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.replies import reply
 
@@ -17,6 +18,7 @@ def blueprint(control: Control) -> Blueprint:
     family = Blueprint("completions")
 
     async def completions(request: Request) -> HTTPResponse | None:
+        control.router.check(caller_of(request))
         asked = await body.read(request, schema.CompletionRequest, control.spec().server.max_body)
         ask = generate.Ask(
             family="text",
@@ -24,6 +26,7 @@ def blueprint(control: Control) -> Blueprint:
             rows=rows.completion_rows(asked),
             per_prompt=asked.n or 1,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            caller=caller_of(request, asked),
         )
         if asked.stream:
             await generate.stream(request, control.router, ask)

@@ -21,6 +21,7 @@ from appliance.errors import ApiError
 from appliance.server.chunks import Chunks, Family, Head, text_bytes, usage_of
 from appliance.server.replies import as_api_error
 from appliance.server.sse import EventStream
+from appliance.supervisor.record import NOBODY, Caller
 
 if TYPE_CHECKING:
     from appliance.supervisor.generation import Delta, Generation
@@ -39,6 +40,7 @@ class Ask:
     rows: Sequence[wire.Submit]
     per_prompt: int = 1
     include_usage: bool = False
+    caller: Caller = NOBODY
 
     def head(self, generation: Generation) -> Head:
         return Head(
@@ -64,7 +66,7 @@ class Row:
 
 async def whole(router: Router, ask: Ask) -> tuple[Head, list[Row]]:
     """Every row, run to its end. The first error ends them all."""
-    first = await router.open(ask.model, ask.rows[0], bounded=False)
+    first = await router.open(ask.model, ask.rows[0], bounded=False, caller=ask.caller)
     head = ask.head(first)
     async with first:
         if len(ask.rows) == 1:
@@ -74,7 +76,7 @@ async def whole(router: Router, ask: Ask) -> tuple[Head, list[Row]]:
 
 async def stream(request: Request, router: Router, ask: Ask) -> None:
     """Answer as Server-Sent Events. Raises ApiError before the head is sent, never after."""
-    first = await router.open(ask.model, ask.rows[0])
+    first = await router.open(ask.model, ask.rows[0], caller=ask.caller)
     async with first, EventStream(request) as events:
         chunks = Chunks(ask.head(first))
         await events.start(chunks.opening(len(ask.rows)))
@@ -116,16 +118,18 @@ async def _abreast(
 ) -> list[Row]:
     """Run `first` and the other rows side by side.
 
-    Each asks for what the client asked for, not for the model that took the first: where a swap comes
-    between two rows of a request that names no model, those that still wait go where all such requests
-    go, instead of being refused by a model that no longer answers.
+    Each follows the first: one answer comes from one model, also where a swap comes between its rows.
     """
     rows = ask.rows
     gate = asyncio.Semaphore(ABREAST - 1)
 
     async def later(index: int) -> Row:
-        async with gate, await router.open(ask.model, rows[index], bounded=first.bounded) as generation:
-            return await run(index, generation)
+        async with gate:
+            opening = router.open(
+                ask.model, rows[index], bounded=first.bounded, caller=ask.caller, beside=first
+            )
+            async with await opening as generation:
+                return await run(index, generation)
 
     try:
         async with asyncio.TaskGroup() as group:

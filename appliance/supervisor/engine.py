@@ -91,6 +91,11 @@ class Engine:
         return self.state in (EngineState.READY, EngineState.DRAINING) and self._answering
 
     @property
+    def rows(self) -> int:
+        """Most requests it decodes together."""
+        return self.limits.concurrency if self._info is None or self._info.batchable else 1
+
+    @property
     def _answering(self) -> bool:
         return self._link.writable and not self._ending.done()
 
@@ -116,6 +121,11 @@ class Engine:
         self.limits = limits
         if self._info is not None:
             self._link.send(wire.encode(self._orders))
+
+    def note_memory(self, footprint: int) -> None:
+        """What the sampler has just measured. Where nobody does, `_look` measures once a second."""
+        if self.state is not EngineState.EXITED:
+            self._resident, self._measured = footprint, self._loop.time()
 
     def drain(self) -> None:
         """Take no new request. Those not yet accepted go back; the others run to their end."""
@@ -330,6 +340,7 @@ class Engine:
         """No request is left with it: what had not begun may run elsewhere, the rest hears why it ends."""
         self._leases.return_unanswered()
         self._leases.lose(self._epitaph())
+        self._house.on_free(self)
 
     def _epitaph(self) -> ApiError:
         if self._failure is not None:

@@ -16,6 +16,7 @@ import msgspec
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor.engine import Engine
+from appliance.supervisor.record import NOBODY, Caller
 
 UNREAD = 256 * 1024  # characters a streaming reader may leave unread
 PIECES = 512  # pieces kept apart before they are joined: a piece of three characters takes 60 bytes
@@ -54,12 +55,16 @@ class Generation:
         "_stop",
         "_unread",
         "_waiter",
+        "accepted",
         "bounded",
         "cached_tokens",
+        "caller",
         "engine_id",
+        "known",
         "model",
         "prompt_tokens",
         "rid",
+        "rows",
         "started",
         "tokens",
         "ttft",
@@ -73,6 +78,8 @@ class Generation:
         started: float,
         bounded: bool,
         on_end: Callable[[Generation, str], None],
+        caller: Caller = NOBODY,
+        known: bool = False,
     ) -> None:
         self.rid = rid
         self.model = model
@@ -81,6 +88,10 @@ class Generation:
         self.cached_tokens = 0
         self.tokens = 0  # completion tokens so far
         self.started = started  # when the client asked, on the loop's clock
+        self.accepted: float | None = None  # when the engine took it up
+        self.rows = 1  # requests that the engine held at the first token
+        self.caller = caller
+        self.known = known  # its session had been seen before
         self.ttft: float | None = None  # seconds from then to the first token
         self.bounded = bounded
         self._engine = engine
@@ -101,6 +112,7 @@ class Generation:
         self.tokens = row.tokens
         if self.ttft is None:
             self.ttft = self._loop.time() - self.started
+            self.rows = self._engine.leases
         text = row.text
         if text:
             self._pieces.append(text)
@@ -121,6 +133,11 @@ class Generation:
         self._error = error
         self._end(error.code)
         self._wake()
+
+    def withdraw(self, error: ApiError) -> None:
+        """Take it back from an engine that has not begun it."""
+        self._engine.cancel(self.rid)
+        self.fail(error)
 
     def _finished(self, row: wire.Row) -> None:
         if row.finish == "error":
@@ -150,6 +167,10 @@ class Generation:
             on_end(self, outcome)
 
     # --- to the reader ----------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     @property
     def ended(self) -> bool:

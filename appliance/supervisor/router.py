@@ -2,50 +2,65 @@
 
 Decisions, in this order, for each request:
 
-1. Its name is resolved; none, "" and "default" mean the active model. Unknown: model_not_found.
-2. The route refuses: that error, at once.
-3. The route is ready, nobody waits before it, and its engine has a free row: submitted.
-4. The queue is full: overloaded, with an estimate of when to come back.
-5. It waits, first come, first served per model, until a row is free, the table changes, or its time is up.
+1. A further row of a request that has begun goes where its first row went, or ends with model_swapping.
+2. Its name is resolved; none, "" and "default" mean the active model. Unknown: model_not_found.
+3. The route refuses, or new sessions are turned away and it is one: that error, at once.
+4. The route is ready, nobody who could start waits before it, and its engine has a free row: submitted.
+   Where the route is throttled, only known sessions start beside others; a new one starts alone.
+5. The queue is full, of all models or of this one: overloaded, with an estimate of when to come back.
+6. It waits, first come, first served per model, until a row is free, the table changes, or its time is up.
 
 A new table, a freed row and a dead engine all lead to the same look at the queue. What an engine had not
-yet accepted when it died or began to drain is queued again in its old place, with its old deadline.
+yet accepted when it died or began to drain is queued again in its old place, with its old deadline. That
+deadline holds until an engine begins the request, also while it waits inside one for memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
-from itertools import chain, count
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 import msgspec
 
 from appliance import wire
 from appliance.errors import ApiError
+from appliance.supervisor import refusals
 from appliance.supervisor.counters import Counters
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Generation
 from appliance.supervisor.pool import Engines
+from appliance.supervisor.queues import Queues
+from appliance.supervisor.record import NOBODY, Caller, Ended, Refused, tell
+from appliance.supervisor.refusals import SWAP_RETRY
+from appliance.supervisor.sessions import Sessions
 from appliance.supervisor.ticket import Ticket, TicketSink
 from reconciler.observed import Route, RoutingTable
 
 UNNAMED = frozenset({None, "", "default"})
-SWAP_RETRY = 5.0  # seconds: a load or swap under way is likely to be over by then
 LONGEST_RETRY = 60.0
-NAME_SHOWN = 100  # characters of an unknown name in the answer
+FINISHING = " finishing"  # after an engine's id: the line of rows that only this engine may run
 
 
 class Router:
-    """Holds leases and the queue. on_change: `wanted` changed; it must only note that, and return."""
+    """Holds leases and the queue.
+
+    on_change: `wanted` changed; it must only note that, and return. on_end, on_refused: told of each
+    request once, when it is over. priority_of: a model's priority, for those records.
+    """
 
     def __init__(self, engines: Engines, on_change: Callable[[], None] | None = None) -> None:
         self.on_change = on_change
+        self.on_end: list[Callable[[Ended], None]] = []
+        self.on_refused: list[Callable[[Refused], None]] = []
+        self.priority_of: Callable[[str], int] = lambda _: 100
         self.counters = Counters()
+        self.sessions = Sessions()
         self._engines = engines
         engines.on_free = self._freed
         self._table = RoutingTable()
-        self._queues: dict[str, deque[Ticket]] = {}  # never holds an empty one
+        self._drained_at: float | None = None
+        self._queues = Queues()
         self._wanted: dict[str, float] = {}
         self._live: set[Generation] = set()  # submitted, not ended
         self._closed: str | None = None
@@ -65,7 +80,11 @@ class Router:
 
     @property
     def queued(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._queues)
+
+    def waiting(self, model: str) -> int:
+        """Requests in the queue of one model."""
+        return len(self._queues.line(model))
 
     @property
     def in_flight(self) -> int:
@@ -85,11 +104,31 @@ class Router:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    async def open(self, model: str | None, submit: wire.Submit, *, bounded: bool = True) -> Generation:
-        """Find a row for a request; comes back when the engine has accepted it. Raises ApiError.
+    def check(self, caller: Caller = NOBODY) -> None:
+        """Raise what any request would be refused with now, whatever it asks for: before its body is read.
+
+        Returning promises nothing: only the body tells which model it is for.
+        """
+        error = self._hopeless()
+        if error is not None:
+            now = asyncio.get_running_loop().time()
+            self._note_refused(Refused("", error.code, now, now, False, caller))
+            raise error
+
+    async def open(
+        self,
+        model: str | None,
+        submit: wire.Submit,
+        *,
+        bounded: bool = True,
+        caller: Caller = NOBODY,
+        beside: Generation | None = None,
+    ) -> Generation:
+        """Find a row for a request; comes back when the engine has begun it. Raises ApiError.
 
         `submit.rid` is ignored and assigned here. bounded: the reader streams, and is cut off when it
-        leaves too much unread. Cancelling the task gives back whatever the request holds by then.
+        leaves too much unread. beside: the first row of the same request: this one runs on the same
+        model, or not at all. Cancelling the task gives back whatever the request holds by then.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -101,6 +140,8 @@ class Router:
             opened=now,
             deadline=now + self._table.timeout,
             future=loop.create_future(),
+            caller=caller,
+            beside=beside,
         )
         self._place(ticket)
         try:
@@ -114,78 +155,150 @@ class Router:
         if table == self._table:
             return
         self._table = table
-        waiting = sorted(chain.from_iterable(self._queues.values()), key=lambda ticket: ticket.number)
-        self._queues.clear()
-        for ticket in waiting:
-            ticket.queued = False
+        if not table.drained:
+            self._drained_at = None
+        elif self._drained_at is None:
+            self._drained_at = asyncio.get_running_loop().time()
+        for ticket in self._queues.take_all():
             try:
                 route = self._resolve(ticket)
             except ApiError as error:
                 self._refuse(ticket, error)
             else:
                 self._enqueue(ticket, route)
-        for target in list(self._queues):
+        for target in self._queues:
             self._pump(target)
         self._unwant()
 
     def close(self, message: str = "the appliance is shutting down") -> None:
         """Refuse what waits and all that comes. Requests that run go on for as long as their engines do."""
         self._closed = message
-        for ticket in list(chain.from_iterable(self._queues.values())):
-            self._dequeue(ticket)
-            self._refuse(ticket, ApiError("overloaded", message, retry_after=SWAP_RETRY))
+        for ticket in self._queues.take_all():
+            self._refuse(ticket, refusals.closed(message))
+        self._unwant()
 
     # --- decisions --------------------------------------------------------------------------------
 
-    def _resolve(self, ticket: Ticket) -> Route:
-        """Decisions 1 and 2; sets `ticket.target`, "" for a name that leads nowhere. Raises ApiError."""
+    def _hopeless(self) -> ApiError | None:
         table = self._table
-        ticket.target = ""
         if self._closed is not None:
-            raise ApiError("overloaded", self._closed, retry_after=SWAP_RETRY)
+            return refusals.closed(self._closed)
+        if table.drained and asyncio.get_running_loop().time() >= table.sessions_until:
+            return refusals.drained(table.drained, known=False)
+        if len(self._queues) < table.depth or any(map(self._may_start_now, table.routes.values())):
+            return None
+        active = None if table.active is None else table.routes.get(table.active)
+        return refusals.full(len(self._queues), SWAP_RETRY if active is None else self._estimate(active))
+
+    def _may_start_now(self, route: Route) -> bool:
+        if route.model in self._queues and not route.throttled:
+            return False
+        return self._free_engine(route) is not None
+
+    def _resolve(self, ticket: Ticket) -> Route:
+        """Decisions 1 to 3; sets the ticket's target and model, "" where the name leads nowhere.
+
+        Raises ApiError.
+        """
+        table = self._table
+        ticket.target = ticket.model = ""
+        if ticket.beside is not None:
+            return self._follow(ticket, ticket.beside)
+        if self._closed is not None:
+            raise refusals.closed(self._closed)
         if ticket.name is None:
             if table.active is None:
-                raise ApiError(
-                    "no-model-loaded", table.reason or "no model is active", retry_after=SWAP_RETRY
-                )
+                raise refusals.no_active(table.reason)
             target: str | None = table.active
         else:
             target = table.names.get(ticket.name)
         route = None if target is None else table.routes.get(target)
         if target is None or route is None:
-            names = ", ".join(sorted(table.routes)) or "none"
-            text = f"there is no model {(ticket.name or target or '')[:NAME_SHOWN]!r}; models here: {names}"
-            raise ApiError("model_not_found", text, param="model")
-        ticket.target = target
+            raise refusals.unknown(ticket.name or target or "", sorted(table.routes))
+        ticket.target = ticket.model = target
         if route.status == "refuse":
-            text = route.message or f"model {target} does not take requests now"
-            raise ApiError(route.code, text, retry_after=route.retry_after)
+            raise refusals.refusing(route)
+        if self._drained_at is not None and ticket.opened >= self._drained_at:
+            known = self._known(ticket)
+            if not known or ticket.opened >= table.sessions_until:
+                raise refusals.drained(table.drained, known=known)
         return route
 
+    def _follow(self, ticket: Ticket, first: Generation) -> Route:
+        """The same form of the same model, or else the very engine, also while it drains."""
+        ticket.model = ticket.target = first.model
+        route = self._table.routes.get(first.model)
+        if route is not None and route.status == "ready":
+            engine = self._engines.get(route.engine)
+            if engine is not None and engine.order.digest == first.engine.order.digest:
+                return route
+        target = first.engine_id + FINISHING
+        found = self._route(target)
+        if found is None:
+            raise refusals.swapped(first.model)
+        ticket.target = target
+        return found
+
+    def _route(self, target: str) -> Route | None:
+        """The orders for one queue."""
+        if not target.endswith(FINISHING):
+            return self._table.routes.get(target)
+        engine = self._engines.get(target.removesuffix(FINISHING))
+        if engine is None or not engine.finishing:
+            return None
+        return Route(engine.order.model, "ready", engine.id, engine.rows)
+
     def _place(self, ticket: Ticket) -> None:
-        """Decisions 3 to 5 for a request that has just come. Raises ApiError."""
+        """All decisions for a request that has just come."""
         try:
             route = self._resolve(ticket)
         except ApiError as error:
-            self.counters.requests[ticket.target, error.code] += 1
-            raise
-        engine = None if ticket.target in self._queues else self._free_engine(route)
-        if engine is not None:
-            self._submit(ticket, engine)
+            self._refuse(ticket, error)
             return
-        if self.queued >= self._table.depth:
-            self.counters.requests[ticket.target, "overloaded"] += 1
-            text = f"{self.queued} requests are waiting already, the most that queue.depth allows"
-            raise ApiError("overloaded", text, retry_after=self._estimate(route))
-        self._enqueue(ticket, route)
+        engine = self._free_engine(route, ticket)
+        line = self._queues.line(ticket.target)
+        if engine is not None and self._next(line, route, engine) is None:
+            if self._next([ticket], route, engine) is not None:
+                self._submit(ticket, engine)
+                return
+        if len(self._queues) >= self._table.depth:
+            self._refuse(ticket, refusals.full(len(self._queues), self._estimate(route)))
+        elif route.depth is not None and len(line) >= route.depth:
+            self._refuse(ticket, refusals.late(ticket.model, len(line), self._estimate(route)))
+        else:
+            self._enqueue(ticket, route)
 
-    def _free_engine(self, route: Route) -> Engine | None:
-        engine = self._engines.get(route.engine) if route.status == "ready" else None
-        return engine if engine is not None and engine.open and engine.leases < route.concurrency else None
+    def _free_engine(self, route: Route, ticket: Ticket | None = None) -> Engine | None:
+        """The engine of a route, where it has a free row. ticket: of whose line, if not the model's own."""
+        if route.status != "ready":
+            return None
+        engine = self._engines.get(route.engine)
+        if engine is None or engine.leases >= route.concurrency:
+            return None
+        takes = engine.finishing if ticket is not None and ticket.target != route.model else engine.open
+        return engine if takes else None
+
+    def _next(self, line: Sequence[Ticket], route: Route, engine: Engine) -> Ticket | None:
+        """Who of a line starts next, now that there is a free row."""
+        if not line:
+            return None
+        if not route.throttled or engine.leases == 0:
+            return line[0]
+        return next((ticket for ticket in line if self._known(ticket)), None)
+
+    def _known(self, ticket: Ticket) -> bool:
+        now = asyncio.get_running_loop().time()
+        ticket.known = ticket.beside is not None or self.sessions.known(
+            ticket.model, ticket.caller.session, now
+        )
+        return ticket.known
 
     def _submit(self, ticket: Ticket, engine: Engine) -> None:
         rid = next(self._rids)
-        generation = Generation(rid, ticket.target, engine, ticket.opened, ticket.bounded, self._ended)
+        known = self._known(ticket)
+        generation = Generation(
+            rid, ticket.model, engine, ticket.opened, ticket.bounded, self._ended, ticket.caller, known
+        )
         sink = TicketSink(ticket, generation, self._accepted, self._again)
         try:
             engine.submit(msgspec.structs.replace(ticket.submit, rid=rid), sink)
@@ -198,44 +311,50 @@ class Router:
         else:
             ticket.generation = generation
             self._live.add(generation)
+            self._arm(ticket)
 
     def _pump(self, target: str) -> None:
         """Submit from one queue for as long as there are free rows."""
-        queue = self._queues.get(target)
-        route = self._table.routes.get(target)
-        while queue and route is not None and (engine := self._free_engine(route)) is not None:
-            ticket = queue[0]
+        route = self._route(target)
+        while line := self._queues.line(target):
+            if route is None:
+                if target.endswith(FINISHING):
+                    self._let_go(target)
+                return
+            engine = self._free_engine(route, line[0])
+            ticket = None if engine is None else self._next(line, route, engine)
+            if engine is None or ticket is None:
+                return
             self._dequeue(ticket)
             self._submit(ticket, engine)
+
+    def _let_go(self, target: str) -> None:
+        """The engine that alone could have run these is gone."""
+        for ticket in list(self._queues.line(target)):
+            self._dequeue(ticket)
+            self._refuse(ticket, refusals.swapped(ticket.model))
 
     # --- the queue --------------------------------------------------------------------------------
 
     def _enqueue(self, ticket: Ticket, route: Route) -> None:
-        loop = asyncio.get_running_loop()
-        queue = self._queues.setdefault(ticket.target, deque())
-        if queue and queue[-1].number > ticket.number:  # queued again: back to its old place
-            queue = deque(sorted([*queue, ticket], key=lambda other: other.number))
-            self._queues[ticket.target] = queue
-        else:
-            queue.append(ticket)
-        ticket.queued = True
-        if ticket.timer is None:
-            ticket.timer = loop.call_at(ticket.deadline, self._expire, ticket)
+        self._queues.put(ticket)
+        self._arm(ticket)
         if route.status == "wake" and ticket.target not in self._wanted:
             self._wanted[ticket.target] = ticket.opened
             self._changed()
 
+    def _arm(self, ticket: Ticket) -> None:
+        if ticket.timer is None:
+            ticket.timer = asyncio.get_running_loop().call_at(ticket.deadline, self._expire, ticket)
+
     def _dequeue(self, ticket: Ticket) -> None:
-        ticket.queued = False
-        queue = self._queues[ticket.target]
-        queue.remove(ticket)
-        if not queue:
-            del self._queues[ticket.target]
+        self._queues.take(ticket)
+        if ticket.target not in self._queues:
             self._unwant()
 
     def _unwant(self) -> None:
         """Nobody waits for it any more, served or not."""
-        gone = self._wanted.keys() - self._queues.keys()
+        gone = [target for target in self._wanted if target not in self._queues]
         for target in gone:
             del self._wanted[target]
         if gone:
@@ -243,32 +362,39 @@ class Router:
 
     def _expire(self, ticket: Ticket) -> None:
         ticket.timer = None
-        if not ticket.queued:
-            return  # submitted in time; the engine's own deadlines hold now
-        self._dequeue(ticket)
-        waited = f"waited {asyncio.get_running_loop().time() - ticket.opened:.1f} s"
-        route = self._table.routes.get(ticket.target)
-        engine = None if route is None else self._engines.get(route.engine)
-        if route is not None and route.status == "ready" and engine is not None and engine.open:
-            text = f"{waited} for a free row of model {ticket.target}"
-            error = ApiError("overloaded", text, retry_after=self._estimate(route))
-        elif route is not None and route.status in ("wait", "wake") and route.message:
-            error = ApiError(
-                route.code, f"{waited}: {route.message}", retry_after=route.retry_after or SWAP_RETRY
-            )
-        else:
-            text = f"{waited} for model {ticket.target}, which is being loaded or swapped"
-            error = ApiError("model_swapping", text, retry_after=SWAP_RETRY)
-        self._refuse(ticket, error)
+        if ticket.future.done():
+            return
+        waited = asyncio.get_running_loop().time() - ticket.opened
+        route = self._route(ticket.target)
+        retry = SWAP_RETRY if route is None else self._estimate(route)
+        if ticket.queued:
+            self._dequeue(ticket)
+            engine = None if route is None else self._engines.get(route.engine)
+            answers = engine is not None and engine.open
+            self._refuse(ticket, refusals.not_served(route, ticket.model, waited, retry, answers=answers))
+        elif ticket.generation is not None:
+            memory = ticket.generation.engine.waiting > 0
+            error = refusals.not_begun(ticket.model, waited, retry, memory=memory)
+            ticket.generation.withdraw(error)
+            ticket.settle(error)
 
     def _refuse(self, ticket: Ticket, error: ApiError) -> None:
-        self.counters.requests[ticket.target, error.code] += 1
+        self._note_unbegun(ticket, error.code)
         ticket.settle(error)
+
+    def _note_unbegun(self, ticket: Ticket, outcome: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._note_refused(Refused(ticket.model, outcome, ticket.opened, now, ticket.known, ticket.caller))
+
+    def _note_refused(self, record: Refused) -> None:
+        self.counters.requests[record.model, record.outcome] += 1
+        tell(self.on_refused, record)
 
     def _abandon(self, ticket: Ticket) -> None:
         """Its client went away, at whatever point."""
         if ticket.queued:
             self._dequeue(ticket)
+            self._note_unbegun(ticket, "cancelled")
         if ticket.generation is not None:
             ticket.generation.cancel()
         if ticket.timer is not None:
@@ -279,15 +405,15 @@ class Router:
     def _estimate(self, route: Route) -> float:
         """Seconds until a row is likely to be free, from how long requests took."""
         pace = self.counters.pace.get(route.model, SWAP_RETRY)
-        ahead = len(self._queues.get(route.model, ())) + 1
+        ahead = len(self._queues.line(route.model)) + 1
         return min(LONGEST_RETRY, max(1.0, pace * ahead / max(1, route.concurrency)))
 
     # --- what engines and generations report ------------------------------------------------------
 
     def _freed(self, engine: Engine) -> None:
-        for target in list(self._queues):
+        for target in self._queues:
             route = self._table.routes.get(target)
-            if route is not None and route.engine == engine.id:
+            if (route is not None and route.engine == engine.id) or target == engine.id + FINISHING:
                 self._pump(target)
 
     def _again(self, generation: Generation, ticket: Ticket) -> None:
@@ -306,16 +432,47 @@ class Router:
             asyncio.get_running_loop().call_soon(self._pump, ticket.target)
 
     def _accepted(self, generation: Generation) -> None:
+        now = asyncio.get_running_loop().time()
+        generation.accepted = now
         self.counters.prompt_tokens += generation.prompt_tokens
         self.counters.cached_tokens += generation.cached_tokens
+        self.sessions.began(generation.model, generation.caller.session, now)
 
     def _ended(self, generation: Generation, outcome: str) -> None:
         self._live.discard(generation)
         now = asyncio.get_running_loop().time()
+        asked, begun = generation.started, generation.accepted
+        if begun is None:
+            self.counters.last_used[generation.engine_id] = now
+            self._note_refused(
+                Refused(generation.model, outcome, asked, now, generation.known, generation.caller)
+            )
+            return
         if generation.ttft is not None:
             self.counters.ttft_ms.append(generation.ttft * 1000)
         self.counters.ended(
-            generation.model, generation.engine_id, outcome, generation.tokens, now - generation.started, now
+            generation.model, generation.engine_id, outcome, generation.tokens, now - begun, now
+        )
+        self.sessions.ended(generation.model, generation.caller.session, now)
+        if self.on_end:
+            tell(self.on_end, self._record(generation, outcome, begun, now))
+
+    def _record(self, generation: Generation, outcome: str, begun: float, now: float) -> Ended:
+        return Ended(
+            model=generation.model,
+            engine=generation.engine_id,
+            priority=self.priority_of(generation.model),
+            asked=generation.started,
+            started=begun,
+            first_token=None if generation.ttft is None else generation.started + generation.ttft,
+            ended=now,
+            tokens=generation.tokens,
+            prompt_tokens=generation.prompt_tokens,
+            cached_tokens=generation.cached_tokens,
+            outcome=outcome,
+            rows=(generation.rows + generation.engine.leases + 1) / 2,  # its own lease is over by now
+            known=generation.known,
+            caller=generation.caller,
         )
 
     def _changed(self) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from appliance import wire
 from appliance.errors import CODES, ApiError
 from appliance.supervisor.generation import Generation
+from appliance.supervisor.record import NOBODY, Caller
 
 
 @dataclass(eq=False)
 class Ticket:
     """number: order of arrival, kept when it is queued again. name: None for unnamed requests, which
-    follow the active model. deadline: on the loop's clock, never extended."""
+    follow the active model. deadline: until when an engine must have begun it, on the loop's clock, never
+    extended. beside: the first row of the same request, whose engine it follows."""
 
     number: int
     name: str | None
@@ -23,7 +25,11 @@ class Ticket:
     opened: float
     deadline: float
     future: asyncio.Future[Generation]
-    target: str = ""  # key of the routing table, once resolved
+    caller: Caller = NOBODY
+    beside: Generation | None = field(default=None, repr=False)
+    target: str = ""  # the queue it belongs to, once resolved
+    model: str = ""  # key of the routing table, once resolved
+    known: bool = False  # its session was under way when it was last looked at
     queued: bool = False
     timer: asyncio.TimerHandle | None = None
     generation: Generation | None = field(default=None, repr=False)

@@ -9,6 +9,7 @@ from typing import Any
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor.generation import Delta
+from appliance.supervisor.record import NOBODY, Caller
 from reconciler.spec import Spec
 
 
@@ -75,10 +76,27 @@ class Desk:
         self.answers: list[Answer] = []
         self.answer: Callable[[int], Answer] = lambda _: Answer(said("Hello", " there"))
         self.abandoned = asyncio.Event()
+        self.checked: list[Caller] = []
+        self.callers: list[Caller] = []
+        self.full: ApiError | None = None  # what every request is refused with before its body is read
         self.hold: asyncio.Event | None = None  # requests wait here before they are accepted
 
-    async def open(self, model: str | None, submit: wire.Submit, *, bounded: bool = True) -> Answer:
+    def check(self, caller: Caller) -> None:
+        self.checked.append(caller)
+        if self.full is not None:
+            raise self.full
+
+    async def open(
+        self,
+        model: str | None,
+        submit: wire.Submit,
+        *,
+        bounded: bool = True,
+        caller: Caller = NOBODY,
+        beside: Answer | None = None,
+    ) -> Answer:
         self.asked.append((model, submit))
+        self.callers.append(caller)
         if model not in (None, "", "default", "demo"):
             raise ApiError(
                 "model_not_found", f"there is no model {model!r}; models here: demo", param="model"

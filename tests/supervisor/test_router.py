@@ -231,7 +231,7 @@ async def test_what_was_not_accepted_when_its_engine_died_runs_elsewhere_first_i
         second = asyncio.create_task(w.router.open(None, prompt(4, "second")))
         await w.reach(doomed, EngineState.EXITED)
         await until(lambda: w.router.queued == 2)
-        assert [ticket.submit.prompt for ticket in w.router._queues["demo"]] == ["first", "second"]
+        assert [ticket.submit.prompt for ticket in w.router._queues.line("demo")] == ["first", "second"]
     # the queue was answered when the appliance closed
     assert {(await refused(task)).code for task in (first, second)} == {"overloaded"}
 

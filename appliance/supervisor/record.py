@@ -1,0 +1,72 @@
+"""What is known of one request, for logs, metrics and service levels.
+
+Times are seconds on the event loop's clock, `None` for what never came. Each request yields exactly one
+record: `Ended` where an engine began it, `Refused` where none did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+log = logging.getLogger("lmx.router")
+
+T = TypeVar("T")
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks. session: what the client calls its conversation; None: it does not say."""
+
+    session: str | None = None
+    request_id: str = ""
+    path: str = ""
+
+
+NOBODY = Caller()
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A request that an engine began. outcome: "ok", "cancelled" or the code of the error that ended it.
+
+    rows: requests that its engine held meanwhile, itself included: the mean of two looks, at its first
+    token and at its end.
+    """
+
+    model: str
+    engine: str
+    priority: int  # of the model
+    asked: float  # the client's request came
+    started: float  # the engine accepted it
+    first_token: float | None
+    ended: float
+    tokens: int  # completion
+    prompt_tokens: int
+    cached_tokens: int
+    outcome: str
+    rows: float
+    known: bool  # its session had been seen before
+    caller: Caller
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A request that no engine began. model: "" for a name that leads nowhere. outcome: the error's code,
+    or "cancelled" where the client went away first."""
+
+    model: str
+    outcome: str
+    asked: float
+    ended: float
+    known: bool
+    caller: Caller
+
+
+def tell(listeners: Sequence[Callable[[T], None]], record: T) -> None:
+    """Hand a record to everybody. One listener that fails must not end an engine's connection."""
+    for listener in listeners:
+        try:
+            listener(record)
+        except Exception:
+            log.exception("a record of a request was lost")
