@@ -3,34 +3,55 @@
 The loop knows a model's files by the digest of its form; the hub knows repos. A download that failed for
 a passing reason is begun again by itself, later each time; one that cannot succeed (no such repo,
 gated, no room) makes the files `broken` with the reason, until `retry_all` or an edit.
+
+A hub that does not answer is left alone by a circuit breaker: while that is open, downloads stand still
+(what has arrived is kept), say so, and one of them is let through when its pause is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from appliance.breakers import Breaker, Breakers, Open
 from appliance.hub.cache import Wanted
 from appliance.hub.downloads import Download, Downloads
 from reconciler.backoff import delay
 from reconciler.observed import ModelFiles
 
+HUB = "hub"
+
 
 @dataclass
 class _Fetch:
+    """refused: it stands still because the hub is left alone, in words. trial: it is the one let through."""
+
     wanted: Sequence[Wanted]
     failures: int = 0
     retry: asyncio.TimerHandle | None = None
+    refused: str | None = None
+    trial: bool = False
 
 
 class Fetching:
     """By digest. on_change: progress, an end, a retry; it must only note that."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._downloads = Downloads(on_change=self._changed)
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        breakers: Breakers,
+        *,
+        environment: Mapping[str, str] | None = None,
+        first_pause: float | None = None,
+    ) -> None:
+        self._downloads = Downloads(
+            on_change=self._changed, environment=environment, on_hub=self._heard, first_pause=first_pause
+        )
         self._on_change = on_change
         self._fetches: dict[str, _Fetch] = {}
+        self._breaker: Breaker = breakers.get(HUB)
+        self._again: asyncio.TimerHandle | None = None  # when the breaker lets one through
 
     def overlay(self, digest: str, found: ModelFiles) -> ModelFiles:
         """What lies on disk, with what is under way on top."""
@@ -40,6 +61,8 @@ class Fetching:
         fetch = self._fetches.get(digest)
         if found.state != "absent" or fetch is None:
             return found
+        if fetch.refused is not None:
+            return replace(found, state="downloading", message=fetch.refused)
         view = self._downloads.observe().get(digest, Download(state="cancelled"))
         if view.state == "failed" and view.error is not None and view.error.permanent:
             return replace(found, state="broken", message=view.error.message, permanent=True)
@@ -60,16 +83,20 @@ class Fetching:
         self._on_change()
 
     def retry_all(self) -> None:
-        """Begin anew what failed: what `lmx reconcile` asks for."""
+        """Begin anew what failed or stands still: what `lmx reconcile` asks for."""
+        self._breaker.retry()
         views = self._downloads.observe()
         for digest, fetch in self._fetches.items():
-            if views.get(digest, Download()).state == "failed":
+            if fetch.refused is not None or views.get(digest, Download()).state == "failed":
                 fetch.failures = 0
                 self._begin(digest)
 
     async def close(self) -> None:
         for digest in list(self._fetches):
             self._forget(digest)
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         await self._downloads.close()
 
     def _begin(self, digest: str) -> None:
@@ -77,6 +104,14 @@ class Fetching:
         if fetch.retry is not None:
             fetch.retry.cancel()
             fetch.retry = None
+        trying = self._breaker.state != "closed"
+        try:
+            self._breaker.enter()
+        except Open as error:
+            fetch.refused = error.message
+            self._look_again(error.retry_in)
+            return
+        fetch.refused, fetch.trial = None, trying
         for wanted in fetch.wanted:
             self._downloads.start(digest, wanted.repo, wanted.revision)
 
@@ -87,6 +122,7 @@ class Fetching:
         if fetch.retry is not None:
             fetch.retry.cancel()
         self._downloads.cancel(digest)
+        self._trial_over(fetch)
 
     def _changed(self) -> None:
         views = self._downloads.observe()
@@ -94,9 +130,59 @@ class Fetching:
             view = views.get(digest)
             if view is None or view.state != "failed" or fetch.retry is not None:
                 continue
-            if view.error is not None and not view.error.permanent:
+            if view.error is not None and not view.error.permanent and fetch.refused is None:
+                self._trial_over(fetch)
                 fetch.failures += 1
                 fetch.retry = asyncio.get_running_loop().call_later(
                     delay(digest, fetch.failures), self._begin, digest
                 )
         self._on_change()
+
+    # --- the breaker ------------------------------------------------------------------------------
+
+    def _heard(self, what: Wanted, why: str | None) -> None:
+        """The hub answered somebody, or failed somebody once more."""
+        before = self._breaker.state
+        if why is None:
+            self._breaker.succeeded()
+        else:
+            self._breaker.failed(why)
+        now = self._breaker.state
+        if now == before:
+            return
+        # Not at once: a download is speaking just now, and is about to be stopped.
+        running = asyncio.get_running_loop()
+        running.call_soon(self._stand_still if now == "open" else self._go_on)
+
+    def _stand_still(self) -> None:
+        views = self._downloads.observe()
+        for digest, fetch in self._fetches.items():
+            view = views.get(digest, Download())
+            if view.state == "done" or (view.error is not None and view.error.permanent):
+                continue
+            fetch.trial = False
+            self._downloads.cancel(digest)
+            self._begin(digest)
+        self._on_change()
+
+    def _go_on(self) -> None:
+        """Those that stand still: all of them, or as many as the breaker lets through."""
+        self._again = None
+        for digest, fetch in self._fetches.items():
+            fetch.trial = fetch.trial and self._breaker.state != "closed"
+            if fetch.refused is not None:
+                self._begin(digest)
+        self._on_change()
+
+    def _look_again(self, seconds: float) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(seconds + 0.05, self._go_on)
+
+    def _trial_over(self, fetch: _Fetch) -> None:
+        """It ended without a word about the hub: the next may try."""
+        if fetch.trial:
+            fetch.trial = False
+            self._breaker.left()
+            if self._breaker.state == "half_open":
+                self._look_again(0.0)

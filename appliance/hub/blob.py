@@ -58,6 +58,7 @@ class Source:
     """Where blobs come from, and whom to tell.
 
     moved: so many more bytes of the whole are here (negative: lost). arrived: over the wire just now.
+    retrying: why, and how many tries in a row the hub has failed; 0 where it answered.
     """
 
     client: httpx.Client
@@ -67,7 +68,7 @@ class Source:
     stop: Event
     moved: Callable[[int], None]
     arrived: Callable[[int], None]
-    retrying: Callable[[str], None]
+    retrying: Callable[[str, int], None]
 
 
 class _Digest:
@@ -106,7 +107,7 @@ def fetch(source: Source, listing: Listing, file: RemoteFile, blobs: Path) -> No
                     f"{file.name} of {listing.repo} arrived twice with other content than the Hub announces; "
                     "a proxy on the way may alter downloads",
                 )
-            source.retrying(f"{file.name}: wrong checksum, fetching it again")
+            source.retrying(f"{file.name}: wrong checksum, fetching it again", 0)
         os.replace(partial, final)
 
 
@@ -158,7 +159,7 @@ def _complete(source: Source, listing: Listing, file: RemoteFile, partial: Path)
                 if failures >= source.patience.tries:
                     raise FetchError("network", f"{file.name} of {listing.repo}: {reason}") from error
                 wait = source.patience.wait(failures, getattr(error, "retry_after", None))
-                source.retrying(f"{file.name}: {reason}; trying again in {wait:.1f} s")
+                source.retrying(f"{file.name}: {reason}; trying again in {wait:.1f} s", failures)
                 if source.stop.wait(wait):
                     raise Stopped from None
 

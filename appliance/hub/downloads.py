@@ -50,8 +50,10 @@ class Download:
 class Downloads:
     """Downloads by key. Use from one event loop only.
 
-    on_change: called on that loop after any change; keep it short (set a flag). A key may be started
-    several times with different repos (a model and its adapter): it is done when all of them are.
+    on_change: called on that loop after any change; keep it short (set a flag). on_hub: the hub answered one
+    of them (None), or failed it once more (why); streams that fail side by side count once.
+    first_pause: seconds between the first two tries of one request, and the measure of the others. A key
+    may be started several times with different repos (a model and its adapter): it is done when all are.
     """
 
     def __init__(
@@ -59,9 +61,13 @@ class Downloads:
         cache: Path | None = None,
         on_change: Callable[[], None] | None = None,
         environment: Mapping[str, str] | None = None,
+        on_hub: Callable[[Wanted, str | None], None] | None = None,
+        first_pause: float | None = None,
     ) -> None:
         self._cache = cache
+        self._first_pause = first_pause
         self._on_change = on_change or (lambda: None)
+        self._on_hub = on_hub or (lambda _what, _why: None)
         self._environment = environment
         self._keys: dict[str, list[Wanted]] = {}
         self._jobs: dict[Wanted, _Job] = {}
@@ -75,7 +81,7 @@ class Downloads:
             wants.append(what)
         job = self._jobs.get(what)
         if job is None or job.over:
-            job = _Job(what, self._command(what, allow_code), self._env(), self._on_change)
+            job = _Job(what, self._command(what, allow_code), self._env(), self._on_change, self._on_hub)
             self._jobs[what] = job
             self._tasks.add(job.task)
             job.task.add_done_callback(self._tasks.discard)
@@ -110,6 +116,7 @@ class Downloads:
         command = [sys.executable, "-P", "-m", "appliance.hub.fetch", what.repo]
         command += ["--revision", what.revision] if what.revision else []
         command += ["--cache", str(self._cache)] if self._cache else []
+        command += ["--first-pause", str(self._first_pause)] if self._first_pause else []
         return command + (["--allow-code"] if allow_code else [])
 
     def _env(self) -> dict[str, str]:
@@ -128,11 +135,19 @@ class _Job:
     """One child process and what it said last."""
 
     def __init__(
-        self, what: Wanted, command: list[str], env: dict[str, str], on_change: Callable[[], None]
+        self,
+        what: Wanted,
+        command: list[str],
+        env: dict[str, str],
+        on_change: Callable[[], None],
+        on_hub: Callable[[Wanted, str | None], None],
     ) -> None:
         self.view = Download()
         self._what = what
         self._on_change = on_change
+        self._on_hub = on_hub
+        self._arrived = 0  # bytes over the wire
+        self._failed = 0  # tries in a row without an answer, of the stream that had most
         self._stop = asyncio.Event()
         self.task = asyncio.create_task(self._run(command, env), name=f"download {what.repo}")
 
@@ -203,15 +218,35 @@ class _Job:
                 reading = {name: said[name] for name in ("done", "total", "rate", "eta", "file")}
                 moving = reading["done"] > self.view.done
                 self.view = replace(self.view, **reading, note="" if moving else self.view.note)
-            case "retry" | "waiting":
+                if said["arrived"] > self._arrived:
+                    self._arrived = said["arrived"]
+                    self._answered()
+            case "retry":
+                self.view = replace(self.view, note=said["message"])
+                if said["failed"] > self._failed:
+                    self._unanswered(said["failed"], said["message"])
+            case "waiting":
                 self.view = replace(self.view, note=said["message"])
             case "done":
                 self.view = replace(self.view, done=self.view.total)
+                self._answered()
                 self._finish("done", None)
             case "error":
                 permanent = CODES.get(said["code"], False)
+                if said["code"] == "network":
+                    self._unanswered(self._failed + 1, said["message"])
+                elif permanent:
+                    self._answered()  # a clear no is an answer
                 self._finish("failed", DownloadError(said["code"], said["message"], permanent))
         self._on_change()
+
+    def _answered(self) -> None:
+        self._failed = 0
+        self._on_hub(self._what, None)
+
+    def _unanswered(self, failed: int, why: str) -> None:
+        self._failed = failed
+        self._on_hub(self._what, why)
 
     def _finish(self, state: State, error: DownloadError | None) -> None:
         self.view = replace(self.view, state=state, error=error, rate=0.0, eta=None, note="")

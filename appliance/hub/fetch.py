@@ -2,11 +2,13 @@
 
 A process of its own, because several gigabytes take minutes and a newer generation may want to stop
 them at once: it can be killed at any moment, and the next run goes on where this one ended. It speaks
-JSON lines on standard output and nothing else; the last one is `done` or `error`.
+JSON lines on standard output and nothing else; the last one is `done` or `error`. In `retry`, `failed` says
+how many tries in a row the hub did not answer; 0 where it did.
 
     {"event": "start", "done": 0, "total": 1234, "commit": "..."}
-    {"event": "progress", "done": 100, "total": 1234, "rate": 50.0, "eta": 22.7, "file": "model.safetensors"}
-    {"event": "retry" | "waiting", "message": "..."}
+    {"event": "progress", "done": 100, "total": 1234, "arrived": 100, "rate": 5.0, "eta": 227, "file": "..."}
+    {"event": "retry", "message": "...", "failed": 2}
+    {"event": "waiting", "message": "..."}
     {"event": "done", "path": "...", "commit": "..."}
     {"event": "error", "code": "gated", "message": "...", "permanent": true}
 """
@@ -76,6 +78,7 @@ class Meter:
             return {
                 "done": self.done,
                 "total": self.total,
+                "arrived": self._arrived,
                 "rate": round(rate, 1),
                 "eta": eta,
                 "file": self.file,
@@ -104,7 +107,7 @@ def download(
                     _blobs(wanted, folder / "blobs", patience, tell)
                     return layout.publish(folder, wanted)
                 except Changed as change:
-                    tell({"event": "retry", "message": f"{change}; listing {repo} again"})
+                    tell(_retry(f"{change}; listing {repo} again", 0))
                     fresh = _listed(repo, revision, allow_code, patience, tell)
                     _forget(wanted, fresh, folder / "blobs")
                     wanted = fresh
@@ -117,6 +120,10 @@ def _waiting(repo: str) -> dict[str, Any]:
     return {"event": "waiting", "message": f"another process is downloading {repo}; waiting for it"}
 
 
+def _retry(message: str, failed: int) -> dict[str, Any]:
+    return {"event": "retry", "message": message, "failed": failed}
+
+
 def _listed(repo: str, revision: str | None, allow_code: bool, patience: Patience, tell: Tell) -> Listing:
     failures = 0
     while True:
@@ -127,7 +134,7 @@ def _listed(repo: str, revision: str | None, allow_code: bool, patience: Patienc
             if failures >= patience.tries:
                 raise FetchError("network", f"{error}; check the connection") from error
             pause = patience.wait(failures, error.retry_after)
-            tell({"event": "retry", "message": f"{error}; trying again in {pause:.1f} s"})
+            tell(_retry(f"{error}; trying again in {pause:.1f} s", failures))
             time.sleep(pause)
 
 
@@ -159,7 +166,7 @@ def _blobs(wanted: Listing, blobs: Path, patience: Patience, tell: Tell) -> None
                 stop=stop,
                 moved=meter.moved,
                 arrived=lambda count: meter.arrived(count, file.name),
-                retrying=lambda message: tell({"event": "retry", "message": message}),
+                retrying=lambda message, failed: tell(_retry(message, failed)),
             )
             if stop.is_set():
                 raise Stopped
@@ -182,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("repo")
     parser.add_argument("--revision")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--first-pause", type=float, default=Patience().first, metavar="SECONDS")
     parser.add_argument("--allow-code", action="store_true", help="also the repo's Python files")
     given = parser.parse_args(arguments)
     # Nothing that a library prints may get among the lines.
@@ -192,7 +200,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(given: argparse.Namespace, tell: Tell) -> int:
     try:
         cache = given.cache or cache_folder()
-        path = download(given.repo, given.revision, cache, tell, allow_code=given.allow_code)
+        patience = Patience(first=given.first_pause)
+        path = download(
+            given.repo, given.revision, cache, tell, allow_code=given.allow_code, patience=patience
+        )
     except FetchError as error:
         said = {"code": error.code, "message": error.message, "permanent": error.permanent}
         tell({"event": "error", **said})

@@ -95,6 +95,9 @@ def ask(repo: str, revision: str | None, *, allow_code: bool = False) -> Listing
         raise refused(repo, error.response.status_code, error.response.headers.get("Retry-After")) from error
     except HTTPError as error:
         raise Unreachable(f"cannot reach {constants.ENDPOINT}: {type(error).__name__}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # the library's, of JSON that is none
+        said = str(error).partition("\n")[0][:200]
+        raise Unreachable(f"{constants.ENDPOINT} answers what is no listing of a repo: {said}") from error
     try:
         files = [
             file

@@ -57,6 +57,8 @@ class Hub:
     statuses: list[int] = field(default_factory=list)  # each: answer one file request with this instead
     headers: dict[str, str] = field(default_factory=dict)  # beside such a status
     ignore_range: bool = False
+    ill: str = ""  # what every request meets: "error" HTTP 500, "garbage", "hang", "slow" a byte at a time
+    healed: threading.Event = field(default_factory=threading.Event)  # ends "hang" and "slow"
     spoil: int = 0  # so many file bodies arrive with one wrong byte
     extra_names: list[str] = field(default_factory=list)  # in every listing
     gate: threading.Event | None = None  # bodies stop half-way until it is set
@@ -81,11 +83,16 @@ class Hub:
         return f"http://127.0.0.1:{self._servers[1].server_port}"
 
     def close(self) -> None:
+        self.heal()
         if self.gate:
             self.gate.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
+
+    def heal(self) -> None:
+        self.ill = ""
+        self.healed.set()
 
     def add(self, repo: str, files: dict[str, bytes], **more: Any) -> Repo:
         digest = hashlib.sha1(json.dumps({n: blob_id(d) for n, d in files.items()}).encode()).hexdigest()
@@ -136,6 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._note()
+        if self.hub.ill:
+            self._be_ill(self.hub.ill)
+            return
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/cdn/"):
             self._cdn(path.removeprefix("/cdn/"))
@@ -145,6 +155,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(path)
 
     do_HEAD = do_GET
+
+    def _be_ill(self, how: str) -> None:
+        self.close_connection = True
+        if how == "error":
+            self._answer(500, b"", {})
+        elif how == "garbage":
+            self._answer(200, b"<html>it works</html>", {"Content-Type": "application/json"})
+        elif how == "hang":
+            self.hub.healed.wait(60)
+        else:
+            assert how == "slow"
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            try:
+                while not self.hub.healed.wait(0.05):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+            except OSError:
+                return  # the client went away
 
     def _note(self) -> None:
         with self.hub.lock:

@@ -127,7 +127,14 @@ def test_the_meter_measures_what_came_over_the_wire() -> None:
     now[0] = 1.0
     meter.moved(100)
     meter.arrived(100, "f")
-    assert meter.reading() == {"done": 500, "total": 1000, "rate": 100.0, "eta": 5.0, "file": "f"}
+    assert meter.reading() == {
+        "done": 500,
+        "total": 1000,
+        "arrived": 100,
+        "rate": 100.0,
+        "eta": 5.0,
+        "file": "f",
+    }
     for second in range(2, 12):
         now[0] = float(second)
         reading = meter.reading()
