@@ -27,7 +27,9 @@ from appliance.control import ApplianceControl
 from appliance.effects import RealEffects
 from appliance.feed import Feed
 from appliance.fetching import Fetching
+from appliance.host import Host, platform
 from appliance.lock import Locked, StateLock
+from appliance.measuring import Sampler
 from appliance.remembered import Remembered
 from appliance.server.app import Listeners, build
 from appliance.supervisor.pidfiles import reap_orphans
@@ -40,6 +42,7 @@ from reconciler.gate import Parsed, SourceProblem, SpecProblem
 from reconciler.history import History
 from reconciler.loader import SpecError, load_text
 from reconciler.loop import Loop
+from reconciler.pressure import Pressure
 from reconciler.recall import recall
 from reconciler.sources.file import Content, FileSource, SourceError
 from reconciler.spec import Spec
@@ -50,10 +53,11 @@ PRUNE_EVERY_S = 3600.0
 BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
 
 
-def run(file: Path, *, engine: Sequence[str] = ENGINE) -> int:
+def run(file: Path, host: Host | None = None, *, engine: Sequence[str] = ENGINE) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
-    engine: the command that starts an engine process; tests give one with faults.
+    host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
+    process; tests give one with faults.
 
     The first signal drains; a second one ends what still runs at once.
     """
@@ -62,7 +66,7 @@ def run(file: Path, *, engine: Sequence[str] = ENGINE) -> int:
     logging.getLogger("sanic.error").setLevel(logging.WARNING)
     descriptors.raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(_SpecFile(file.absolute()), engine))
+        return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine))
 
 
 class _SpecFile:
@@ -94,14 +98,14 @@ class _SpecFile:
         return state.folder(self.path, spec)
 
 
-async def _serve(file: _SpecFile, engine: Sequence[str]) -> int:
+async def _serve(file: _SpecFile, host: Host, engine: Sequence[str]) -> int:
     folder = file.state_folder()
     try:
         with contextlib.ExitStack() as held:
             held.callback(StateLock(folder).release)
             history = History(folder / "history.db")
             held.callback(history.close)
-            await _Appliance(file, folder, history, engine).serve()
+            await _Appliance(file, folder, history, host, engine).serve()
     except Locked as error:
         sys.stderr.write(f"lmx: {error}\n")
         return 1
@@ -112,7 +116,9 @@ async def _serve(file: _SpecFile, engine: Sequence[str]) -> int:
 
 
 class _Appliance:
-    def __init__(self, file: _SpecFile, folder: Path, history: History, engine: Sequence[str]) -> None:
+    def __init__(
+        self, file: _SpecFile, folder: Path, history: History, host: Host, engine: Sequence[str]
+    ) -> None:
         clock = asyncio.get_running_loop()
         self._file, self._history = file, history
         self._orphans = reap_orphans(folder)
@@ -120,8 +126,13 @@ class _Appliance:
         self._memory = Remembered(history)
         self._feed = Feed(self._memory.past)
         self._engines = Engines(
-            folder, first=history.next_engine_number(), on_change=self._poke, command=engine
+            folder,
+            first=history.next_engine_number(),
+            on_change=self._poke,
+            command=engine,
+            footprint=host.footprint,
         )
+        self._sampler = Sampler(host, self._engines, self._under, self._poke)
         self._router = Router(self._engines, on_change=self._poke)
         self._breakers = Breakers(self._on_breaker)
         self._fetching = Fetching(self._poke, self._breakers)
@@ -131,7 +142,13 @@ class _Appliance:
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
         effects = RealEffects(
-            self._engines, self._router, self._listeners, self._fetching, file.path.parent, self._poke
+            self._engines,
+            self._router,
+            self._listeners,
+            self._fetching,
+            self._sampler,
+            file.path.parent,
+            self._poke,
         )
         self._loop = Loop(
             effects,
@@ -149,6 +166,9 @@ class _Appliance:
 
     def _poke(self) -> None:
         self._loop.poke()
+
+    def _under(self) -> tuple[Spec, Pressure]:
+        return self._loop.in_force, self._loop.desired.strain.pressure
 
     def _on_breaker(self, breaker: Breaker) -> None:
         data = {"breaker": breaker.name, "state": breaker.state, "failures": breaker.view().failures}
@@ -175,6 +195,7 @@ class _Appliance:
             loop = tasks.create_task(self._loop.run(stop_loop))
             watch = tasks.create_task(self._file.source.watch(self._poke, self._stop))
             beside = [
+                tasks.create_task(self._sampler.run()),
                 tasks.create_task(sample(self._control, self._feed)),
                 tasks.create_task(self._prune()),
             ]

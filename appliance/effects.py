@@ -14,12 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import psutil
-
 from appliance import wire
 from appliance.fetching import Fetching
-from appliance.host import memory
 from appliance.hub import files
+from appliance.measuring import Sampler
 from appliance.server.listeners import Listeners
 from appliance.supervisor.order import Probe
 from appliance.supervisor.pool import Engines
@@ -38,12 +36,10 @@ from reconciler.actions import (
     Stop,
     Unbind,
 )
-from reconciler.observed import EngineState, ListenerObs, MemoryObs, ModelFiles, Observed
+from reconciler.observed import EngineState, ListenerObs, ModelFiles, Observed
 from reconciler.spec import Model, Spec
 
 log = logging.getLogger("lmx.effects")
-
-MEMORY_EVERY_S = 1.0  # how old a memory reading may be
 
 
 class RealEffects:
@@ -55,17 +51,16 @@ class RealEffects:
         router: Router,
         listeners: Listeners,
         downloads: Fetching,
+        sampler: Sampler,
         base: Path,
         on_change: Callable[[], None],
     ) -> None:
         self._engines, self._router, self._listeners = engines, router, listeners
-        self._downloads, self._base, self._on_change = downloads, base, on_change
+        self._downloads, self._sampler, self._base, self._on_change = downloads, sampler, base, on_change
         self._loop = asyncio.get_running_loop()
         self._own_digests: dict[str, str] = {}
         self._refused_at: dict[tuple[str, int], float] = {}  # sockets that could not be bound, since when
         self._closing: set[asyncio.Task[None]] = set()
-        self._memory: tuple[float, MemoryObs] | None = None
-        self._self = psutil.Process()
 
     def now(self) -> float:
         return self._loop.time()
@@ -73,6 +68,7 @@ class RealEffects:
     # --- observe -----------------------------------------------------------------------------------
 
     async def observe(self, spec: Spec, models: Mapping[str, Model]) -> Observed:
+        sample = await self._sampler.newest()
         engines = tuple(
             replace(e, own_digest=self._own_digests.get(e.id, "")) for e in self._engines.observe()
         )
@@ -83,7 +79,7 @@ class RealEffects:
             files=MappingProxyType({digest: self._files(digest, m) for digest, m in models.items()}),
             listeners=self._listening(),
             table=self._router.table,
-            memory=self._measured(used),
+            memory=replace(sample, used_bytes=used + sample.own_bytes),
             wanted=self._router.wanted,
             last_used=self._router.last_used,
         )
@@ -97,12 +93,6 @@ class RealEffects:
         failed = {(x.host, x.port) for x in seen if x.state == "failed"}
         self._refused_at = {k: v for k, v in self._refused_at.items() if k in failed}
         return tuple(replace(x, since=self._refused_at.get((x.host, x.port), 0.0)) for x in seen)
-
-    def _measured(self, engines: int) -> MemoryObs:
-        now = self.now()
-        if self._memory is None or now - self._memory[0] >= MEMORY_EVERY_S:
-            self._memory = (now, memory.read())
-        return replace(self._memory[1], used_bytes=engines + self._self.memory_info().rss)
 
     # --- act ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from appliance.host import memory
+from appliance import host
 from appliance.hub import files
 from reconciler.backoff import Ledger
 from reconciler.changes import changes
@@ -104,7 +104,7 @@ def _observed(desired: Desired, base: Path, before: Observed | None = None) -> O
         digest: files.find(m.source, m.revision, m.adapter, base) for digest, m in forms(desired).items()
     }
     if before is None:
-        return Observed(now=0.0, files=MappingProxyType(found), memory=memory.read())
+        return Observed(now=0.0, files=MappingProxyType(found), memory=host.platform().read())
     return Observed(
         now=0.0,
         engines=before.engines,

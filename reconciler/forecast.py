@@ -72,9 +72,11 @@ class ContextFit:
 
 
 def budget(spec_budget: Literal["auto"] | Share | int, memory: MemoryObs) -> int:
-    """Bytes that LMX may use. `auto` is three quarters of the machine's memory."""
+    """Bytes that LMX may use. `auto` is what the host says it means, else three quarters of the memory."""
     if isinstance(spec_budget, int):
         return spec_budget
+    if spec_budget == "auto" and memory.auto_bytes > 0:
+        return memory.auto_bytes
     share = AUTO_BUDGET if spec_budget == "auto" else spec_budget
     return int(share.fraction * memory.total_bytes)
 

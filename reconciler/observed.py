@@ -190,6 +190,8 @@ class MemoryObs:
     system: Level = "normal"  # pressure as the system itself sees it
     system_why: str = ""
     heat: str | None = None  # one of names.HEAT; None: cannot be measured here
+    own_bytes: int = 0  # of used_bytes: the appliance's own process
+    at: float | None = None  # when it was measured, on the clock of `Observed.now`; None: just then
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from appliance import wire
@@ -96,6 +96,12 @@ class Engines:
         if self._engines[engine].state is not EngineState.EXITED:
             raise ValueError(f"engine {engine} has not exited")
         del self._engines[engine]
+
+    def note_memory(self, footprints: Mapping[str, int]) -> None:
+        """Bytes that were just measured, by engine; those gone meanwhile are left out."""
+        for name, size in footprints.items():
+            if name in self._engines:
+                self._engines[name].note_memory(size)
 
     def observe(self) -> tuple[EngineObs, ...]:
         return tuple(engine.observe() for engine in self._engines.values())

@@ -8,7 +8,6 @@ import pytest
 
 from appliance import wire
 from appliance.supervisor.endings import ended, last_words
-from appliance.supervisor.footprint import _RUSAGE, physical_footprint
 
 
 @pytest.mark.parametrize(
@@ -45,8 +44,3 @@ def test_the_last_words_fit_on_a_line() -> None:
     assert last_words(b"one\n\ntwo\nthree\nfour\n") == "two | three | four"
     assert len(last_words(b"x" * 10_000)) == 500
     assert last_words(b"\xff\n") == "�"
-
-
-def test_the_physical_footprint_is_found_in_what_macos_returns() -> None:
-    assert _RUSAGE.size == 96
-    assert physical_footprint(_RUSAGE.pack(1, 2, 3, 4, 5, 6, 7, 8_000, 9, 10)) == 8_000

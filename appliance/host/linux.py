@@ -1,0 +1,99 @@
+"""Linux: memory of the machine or its control group, the system's own pressure, and heat.
+
+All files lie under `root`, so that tests give recorded trees.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance.host import thermal_zones
+from appliance.host.control_groups import Group, groups
+from appliance.host.files import table, text
+from appliance.host.levels import Judged, memory_left, stalls, swapping, worst
+from appliance.host.proportional import ProportionalSize
+from appliance.host.rate import Rate
+from reconciler.observed import MemoryObs
+
+HEAT_EVERY_S = 5.0  # a zone may take milliseconds to answer, and heat moves slowly
+GROUPS_EVERY_S = 10.0  # which groups there are; their limits are read each time
+UNKNOWN = "unknown: /proc/meminfo cannot be read"
+_AVG10 = re.compile(r"^(some|full) avg10=([0-9]{1,3}(?:\.[0-9]{1,2})?) ", re.MULTILINE)
+
+
+class LinuxHost:
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._clock = str(root).rstrip("/"), clock
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        self._swapped = Rate()
+        self._heat: tuple[float, str | None] | None = None
+        self._groups: tuple[float, list[Group]] | None = None
+        self._sizes = ProportionalSize(self._root, clock)
+
+    def read(self, working_set: int = 0) -> MemoryObs:
+        now = self._clock()
+        memory = table(text(f"{self._root}/proc/meminfo"))
+        machine = max(0, memory.get("MemTotal", 0)) * 1024
+        available = min(max(0, memory.get("MemAvailable", 0)) * 1024, machine)
+        known = "MemTotal" in memory and "MemAvailable" in memory
+        judged = [memory_left(machine, available)] if known else []
+        total, auto, source = machine, machine * 3 // 4, "physical memory" if known else UNKNOWN
+        above = self._above(now)
+        for group in above if known else ():
+            limit = group.limit()
+            if limit is None or not 0 < limit < total:
+                continue
+            free = group.free(limit)
+            judged.append(memory_left(limit, free, f"control group {group.folder}"))
+            total = auto = limit
+            available, source = min(available, free), f"cgroup ({group.folder}/{group.files.limit})"
+        judged += self._stalls(above)
+        judged.append(self._swapping(now))
+        system, why = worst(*judged)
+        return MemoryObs(
+            total_bytes=total,
+            available_bytes=available,
+            source=source,
+            auto_bytes=auto,
+            system=system,
+            system_why=why,
+            heat=self._hot(now),
+        )
+
+    def footprint(self, pid: int) -> int:
+        return self._sizes(pid)
+
+    def _above(self, now: float) -> list[Group]:
+        if self._groups is None or now - self._groups[0] >= GROUPS_EVERY_S:
+            self._groups = (now, groups(self._root))
+        return self._groups[1]
+
+    def _stalls(self, above: list[Group]) -> list[Judged]:
+        """Of the whole machine, and of our own group: what it waits for, its neighbours may not feel."""
+        found = [stalls(*averages(text(f"{self._root}/proc/pressure/memory")), "/proc/pressure/memory")]
+        ours = next((g for g in above if g.files.pressure is not None), None)
+        if ours is not None:
+            where = f"{ours.folder}/{ours.files.pressure}"
+            found.append(stalls(*averages(ours.pressure()), where))
+        return found
+
+    def _swapping(self, now: float) -> Judged:
+        """Pages that went out, of the whole machine: Linux does not tell them apart by group."""
+        pages = table(text(f"{self._root}/proc/vmstat")).get("pswpout")
+        rate = self._swapped.add(now, pages)
+        return swapping(None if rate is None else rate * self._page)
+
+    def _hot(self, now: float) -> str | None:
+        if self._heat is None or now - self._heat[0] >= HEAT_EVERY_S:
+            self._heat = (now, thermal_zones.read(self._root))
+        return self._heat[1]
+
+
+def averages(pressure: str) -> tuple[float | None, float | None]:
+    """some avg10 and full avg10, in percent, of a pressure file. None: it does not say."""
+    found = {kind: float(share) for kind, share in _AVG10.findall(pressure)}
+    return found.get("some"), found.get("full")
