@@ -291,7 +291,7 @@ class _Look:
         Where waiting is less than half of the line, it is not what makes answers late, and nothing is cut.
         """
         service, line = self.service, self.slo.ttft_p95
-        if line is None or service.pace_s is None or service.pace_s <= 0 or service.ttft_p95_s is None:
+        if line is None or service.pace_s is None or service.ttft_p95_s is None:
             return guard.depth
         waited = service.ttft_p95_s if service.wait_p95_s is None else service.wait_p95_s
         if guard.depth is None and (
@@ -299,7 +299,8 @@ class _Look:
         ):
             return None
         own = max(0.0, service.ttft_p95_s - waited)  # what a request takes that did not wait
-        return max(1, int(max(0.0, line - own) / service.pace_s * service.concurrency))
+        rows_freed_per_s = service.concurrency / max(0.001, service.pace_s)
+        return max(1, int(max(0.0, line - own) * rows_freed_per_s))
 
     # --- words ----------------------------------------------------------------------------------------
 
@@ -323,7 +324,7 @@ def changes(
     for name in sorted(before.keys() | after.keys()):
         old, new, service = before.get(name, Guard()), after.get(name, Guard()), services.get(name)
         if new.slow_start is not None and new.started != old.started:
-            data = _data(name, old, new, service) | {"figures": [asdict(new.slow_start)]}
+            data = _data(name, old, old, service) | {"figures": [asdict(new.slow_start)]}
             yield EventType.SLO_STAGE, f"{name}: {new.started}: {new.slow_start.words}", data
         again = new.recycle is not None and new.recycle != old.recycle
         if new.stage == old.stage and not again:

@@ -25,10 +25,10 @@ SLOW = replace(LATE, tokens_per_s_p50=15.0)
 
 
 class Run:
-    """Looks each second. `counted_from` follows as a window of a minute would make it."""
+    """Looks each `every` seconds. `counted_from` follows as a window of a minute would make it."""
 
-    def __init__(self, slo: Slo = SLO, start: float = 1000.0, **others: Service) -> None:
-        self.slo, self.at, self.others = slo, start, others
+    def __init__(self, slo: Slo = SLO, every: float = 1.0, **others: Service) -> None:
+        self.slo, self.at, self.every, self.others = slo, 1000.0, every, others
         self.guards: Mapping[str, Guard] = {}
         self.stages: list[tuple[float, int]] = []  # when, and the stage entered
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -39,7 +39,7 @@ class Run:
         return self.guards.get("daily", Guard())
 
     def look(self, service: Service) -> Guard:
-        self.at += 1.0
+        self.at += self.every
         counted_from = service.counted_from if service.counted_from is not None else self.at - 60.0
         services = {"daily": replace(service, at=self.at, counted_from=counted_from)}
         services |= {name: replace(other, at=self.at) for name, other in self.others.items()}
@@ -53,12 +53,12 @@ class Run:
         return self.guard
 
     def hold(self, service: Service, seconds: float) -> Guard:
-        for _ in range(int(seconds)):
+        for _ in range(int(seconds / self.every)):
             self.look(service)
         return self.guard
 
     def until(self, wanted: Callable[[Guard], bool], service: Service, within: float = 3600.0) -> Guard:
-        for _ in range(int(within)):
+        for _ in range(int(within / self.every)):
             if wanted(self.look(service)):
                 return self.guard
         raise AssertionError(f"not within {within:g} s; {self.guard}")
