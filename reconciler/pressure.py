@@ -6,7 +6,6 @@ that the next reading can show what it brought; only an edit of the ladder may u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +18,6 @@ from reconciler.units import Share
 TAKES_MODELS = frozenset({"shed", "unload"})
 OVER = 1.25  # a runaway engine uses more than this times its allowance ...
 OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
-GRANT_S = 10.0  # an allowance that was cut counts for this long: requests that run must end first
 UNLOADS_S = 3600.0  # unloads within this long double the back-off
 BACK_OFF_S = (1.0, 300.0)  # shortest and longest
 
@@ -45,15 +43,6 @@ class Policy:
             memory.warning, memory.critical, memory.recover, memory.dwell, memory.ladder,
             thermal.enter, thermal.leave,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grant:
-    """The most an engine was allowed of late. at: when it was last allowed that much."""
-
-    engine: str
-    allowed_bytes: int
-    at: float
 
 
 @dataclass(frozen=True)
@@ -84,12 +73,16 @@ class Pressure:
     ours: bool = False  # one of the steps in force was taken for our own use
     told: tuple[Level, Cause] = ("normal", "")  # level and cause as last reported
     untold_since: float | None = None  # they have differed from that since then
-    grants: tuple[Grant, ...] = ()
 
     @property
     def step(self) -> str | None:
         """The furthest step in force."""
         return self.steps[-1] if self.steps else None
+
+    @property
+    def strained(self) -> bool:
+        """Whether heat or want of memory may slow engines down: what they do then is no fault of theirs."""
+        return self.hot or bool(self.steps)
 
     def has(self, step: str) -> bool:
         """Whether a step is in force."""
@@ -119,7 +112,6 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
     if before.read_at is not None and now <= before.read_at:
         return before
     level, cause = judge(reading, policy)
-    grants = _grants(before.grants, reading)
     state = replace(
         before,
         level=level,
@@ -127,8 +119,7 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
         calm_since=_since(before.calm_since, _calm(before, level, reading, policy), now),
         unloads=tuple(at for at in before.unloads if at > now - UNLOADS_S),
         read_at=now,
-        grants=grants,
-        runaway=_runaway(before.runaway, reading, policy, grants),
+        runaway=_runaway(before.runaway, reading, policy),
     )
     state = _tell(_heat(state, reading, policy), now, policy.dwell)
     edited = _edited(state, policy, now)
@@ -210,44 +201,23 @@ def _heat(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
 # --- engines that use more than they were let in for ---------------------------------------------------
 
 
-def _grants(before: Iterable[Grant], reading: Reading) -> tuple[Grant, ...]:
-    """The most each engine was allowed in the last seconds.
-
-    A cut allowance (an edit of the budget, a model that joins) reaches an engine before its running requests
-    can have given anything back: that is for the ladder, and no failure of the engine.
-    """
-    known = {grant.engine: grant for grant in before}
-    grants = []
-    for engine in reading.engines:
-        old = known.get(engine.id)
-        if old is None or engine.allowed_bytes >= old.allowed_bytes or reading.at - old.at >= GRANT_S:
-            old = Grant(engine.id, engine.allowed_bytes, reading.at)
-        grants.append(old)
-    return tuple(grants)
-
-
-def _runaway(
-    before: tuple[str, ...], reading: Reading, policy: Policy, grants: tuple[Grant, ...]
-) -> tuple[str, ...]:
+def _runaway(before: tuple[str, ...], reading: Reading, policy: Policy) -> tuple[str, ...]:
     """Those listed that are still there, and those that go beyond every allowance now, worst first."""
-    there = {engine.id: engine for engine in reading.engines}
+    there = {engine.id for engine in reading.engines}
     listed = tuple(ident for ident in before if ident in there)
     if not _reaches(reading, policy.critical):
         return listed
-    over = [
-        (there[grant.engine].memory_bytes - grant.allowed_bytes, grant.engine)
-        for grant in grants
-        if grant.engine not in listed and _is_over(there[grant.engine], grant.allowed_bytes, reading)
-    ]
-    return (*listed, *(ident for _, ident in sorted(over, key=lambda item: (-item[0], item[1]))))
+    over = [e for e in reading.engines if e.id not in listed and _is_over(e, reading.budget_bytes)]
+    over.sort(key=lambda engine: (engine.allowed_bytes - engine.memory_bytes, engine.id))
+    return (*listed, *(engine.id for engine in over))
 
 
-def _is_over(engine: EngineReading, allowed: int, reading: Reading) -> bool:
-    """Beyond the allowance and a quarter; or the whole budget alone, where the allowance is most of it."""
-    if allowed <= 0:
+def _is_over(engine: EngineReading, budget: int) -> bool:
+    """Beyond its allowance and a quarter; or the whole budget alone, where the allowance is most of it."""
+    if engine.allowed_bytes <= 0:
         return False
-    beyond = engine.memory_bytes - OVER * allowed >= OVER_BYTES
-    return beyond or engine.memory_bytes > max(reading.budget_bytes, allowed + OVER_BYTES)
+    beyond = engine.memory_bytes - OVER * engine.allowed_bytes >= OVER_BYTES
+    return beyond or engine.memory_bytes > max(budget, engine.allowed_bytes + OVER_BYTES)
 
 
 # --- the ladder ----------------------------------------------------------------------------------------
