@@ -31,7 +31,7 @@ def soft_limit(count: int) -> Iterator[None]:
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """Up, with the usual limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 2 * IDLE or soft < IDLE + 200:
+    if (hard != resource.RLIM_INFINITY and hard < 2 * IDLE) or soft < IDLE + 200:
         pytest.skip(f"this system allows too few open files: {soft}, at most {hard}")
     made = Machine(tmp_path)
     with soft_limit(USUAL):

@@ -41,6 +41,7 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
         self.env: dict[str, str] = {}  # for `up`, on top of the usual
+        self.command = [sys.executable, "-W", "error", "-m", "appliance.cli", "up", "-f", str(self.file)]
 
     # --- the file ----------------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ class Machine:
             self.write(spec if spec is not None else self.spec())
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "appliance.cli", "up", "-f", str(self.file)],
+                self.command,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,22 @@
+"""Which fault comes when: drawn from a seed, the same for the same seed.
+
+Kinds come in rounds, each kind once a round in an order by chance, so that none is forgotten and every
+pair of neighbours comes up in time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from tests.chaos.faults import Fault
+
+LEAST_S, MOST_S = 0.3, 3.5  # from the beginning of one fault to that of the next
+
+
+def schedule(seed: int, kinds: Sequence[type[Fault]]) -> Iterator[tuple[float, Fault]]:
+    """(seconds to wait before it, fault), without end."""
+    random_ = random.Random(seed)
+    while True:
+        for kind in random_.sample(kinds, len(kinds)):
+            yield random_.uniform(LEAST_S, MOST_S), kind.draw(random_)
