@@ -1,8 +1,9 @@
 """Question 5: which load may begin now, and does it go beside what runs or take its place? Pure.
 
-One load at a time, so that memory is measured between two. Beside, when it fits next to everything
-that is there at this moment; else what it replaces is drained first, but only if the room that this
-makes is enough, and never for a form that has failed before while one that works is there.
+One load at a time, so that memory is measured between two, and none while memory is at critical. Beside,
+when it fits next to everything that is there at this moment, in the budget and in what the machine has
+free; else what it replaces is drained first, but only if the room that this makes is enough, and never for
+a form that has failed before while one that works is there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from reconciler.choice import RISING, Blocked, Blocks, Choice, Desired
 from reconciler.digests import digest, own_digest
-from reconciler.forms import Forms
-from reconciler.observed import Observed
-from reconciler.room import gib, present_bytes
+from reconciler.forms import OOM_UNLOADED, Forms
+from reconciler.observed import EngineState, Observed
+from reconciler.room import gib, limit_of, present_bytes
 from reconciler.stand_in import passing
 
 LOOK_AGAIN_S = 5.0  # what runs uses more than was foreseen: that can change without any event
@@ -45,7 +46,11 @@ def begin(desired: Desired, seen: Observed, known: Forms, choices: list[Choice],
         # Not yet. But what stands against a form is said while another loads, too: else that other one,
         # which found room because this one is blocked, would lose it again.
         return Begun(choices, frozenset(held), frozenset(kept), {})
-    chosen = replace(choice, start=not step, drain_first=bool(step))
+    if desired.strain.pressure.level == "critical":
+        chosen = replace(choice, blocked=choice.blocked or _not_now(desired))
+        step = set()
+    else:
+        chosen = replace(choice, start=not step, drain_first=bool(step))
     out = [chosen if c is choice else c for c in choices]
     return Begun(out, frozenset(held - step), frozenset(kept - step), {})
 
@@ -59,38 +64,82 @@ def _next(
         return None
     strategy = desired.spec.swap.strategy
     weight = present_bytes(seen, choices, desired)
-    present = sum(weight.values())
+    used = {e.id: e.memory_bytes for e in seen.engines if e.state is not EngineState.EXITED}
     replaced = {choice.holding.id} if choice.holding is not None else set()
     if choice.why == "active":
         replaced |= {c.engine.id for c in choices if c.engine is not None and passing(c, choices)}
     leaving = weight.keys() - kept
     need = choice.size.at_floor
-    fits = present + need <= limit
-    if fits and not (strategy == "drain_first" and (replaced or leaving)):
+    room = _Room(need, limit_of(choice, desired, seen, limit), sum(weight.values()), seen)
+    if room.fits(0, 0) and not (strategy == "drain_first" and (replaced or leaving)):
         return choice, set()
     arithmetic = choice.size.arithmetic(choice.size.floor_context)
+    returning = choice.name in desired.strain.returning
     if not replaced:
         if leaving:
             return None
-        return choice, _too_little(
-            f"{arithmetic} does not fit next to the {gib(present)} in use under {gib(limit)}", seen
-        )
+        return choice, _too_little(room.words(arithmetic, 0, 0), seen, returning)
     if strategy == "beside":
-        return choice, _too_little(
-            f"swap.strategy is beside, and {arithmetic} does not fit next to the {gib(present)} in use under "
-            f"{gib(limit)}; use swap.strategy auto or raise memory.budget",
-            seen,
-        )
+        words = room.words(arithmetic, 0, 0)
+        words = f"swap.strategy is beside, and {words}; use swap.strategy auto or raise memory.budget"
+        return choice, _too_little(words, seen, returning)
     if choice.trial:
         return choice, known.would_interrupt(choice.form)
-    gone = sum(weight[e] for e in replaced | leaving)
-    if present - gone + need > limit:
-        return choice, _too_little(
-            f"{arithmetic} does not fit under {gib(limit)} even without what it replaces: "
-            f"{gib(present - gone)} would still be in use",
-            seen,
-        )
+    goes = replaced | leaving
+    gone, freed = sum(weight[e] for e in goes), sum(used[e] for e in goes)
+    if not room.fits(gone, freed):
+        return choice, _too_little(room.words(arithmetic, gone, freed), seen, returning)
     return choice, replaced
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Bytes. need: of the newcomer. present: what engines must be counted with now."""
+
+    need: int
+    limit: int
+    present: int
+    seen: Observed
+
+    def fits(self, gone: int, freed: int) -> bool:
+        """Once engines that count with `gone`, and use `freed`, have left."""
+        return self._in_budget(gone) and self._in_machine(freed)
+
+    def words(self, arithmetic: str, gone: int, freed: int) -> str:
+        """Why it does not fit."""
+        if not self._in_budget(gone):
+            if not gone:
+                return (
+                    f"{arithmetic} does not fit next to the {gib(self.present)} in use under "
+                    f"{gib(self.limit)}"
+                )
+            return (
+                f"{arithmetic} does not fit under {gib(self.limit)} even without what it replaces: "
+                f"{gib(self.present - gone)} would still be in use"
+            )
+        memory = self.seen.memory
+        others = max(0, memory.total_bytes - memory.available_bytes - memory.used_bytes)
+        return (
+            f"{arithmetic} does not fit into the {gib(memory.available_bytes + freed)} that this machine has "
+            f"free{' then' if freed else ''}: other programs hold {gib(others)}"
+        )
+
+    def _in_budget(self, gone: int) -> bool:
+        return self.present - gone + self.need <= self.limit
+
+    def _in_machine(self, freed: int) -> bool:
+        memory = self.seen.memory
+        return memory.total_bytes == 0 or self.need <= memory.available_bytes + freed
+
+
+def _not_now(desired: Desired) -> Blocked:
+    return Blocked(
+        "MemoryPressure",
+        "insufficient_memory",
+        f"nothing is loaded while memory is at critical: {desired.strain.pressure.why}",
+        waits=True,
+        brief="nothing is loaded while memory is at critical",
+    )
 
 
 def _startable(choice: Choice, seen: Observed) -> bool:
@@ -100,10 +149,10 @@ def _startable(choice: Choice, seen: Observed) -> bool:
     return choice.size.problem is None and files is not None and files.state == "present"
 
 
-def _too_little(message: str, seen: Observed) -> Blocked:
+def _too_little(message: str, seen: Observed, returning: bool) -> Blocked:
     return Blocked(
-        "InsufficientMemory",
-        "insufficient_memory",
+        "OomUnloaded" if returning else "InsufficientMemory",
+        OOM_UNLOADED if returning else "insufficient_memory",
         message,
         retry_at=seen.now + LOOK_AGAIN_S,
         brief="what runs leaves too little memory for it",

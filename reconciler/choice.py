@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reconciler.observed import EngineObs, EngineState, OverrideObs
+from reconciler.observed import EngineObs, EngineState, Limits, OverrideObs
 from reconciler.sizing import Size
 from reconciler.spec import Model, Spec
 from reconciler.strain import Strain
@@ -15,8 +15,9 @@ LIVE = frozenset({EngineState.STARTING, EngineState.LOADING, EngineState.PROBING
 RISING = frozenset({EngineState.STARTING, EngineState.LOADING, EngineState.PROBING})
 
 # How firmly a model keeps its place in memory. pinned: active, loaded, or loaded by an admin call. The
-# others are on_demand: young (not yet `min_residency` old), busy, asked for and not there yet, idle.
-Hold = Literal["pinned", "young", "busy", "asked", "idle"]
+# others are on_demand: young (not yet `min_residency` old), rising (on its way), overdue (asked for, and a
+# request has waited for half of `queue.timeout`), busy, asked for and not there yet, idle.
+Hold = Literal["pinned", "young", "rising", "overdue", "busy", "asked", "idle"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ Blocks = Mapping[tuple[str, str], Blocked]
 
 @dataclass(frozen=True)
 class Wish:
-    """A model that somebody wants in memory. until: when an on_demand model may be paged out."""
+    """A model that somebody wants in memory. until: when its hold changes with time alone."""
 
     name: str
     why: str  # active | loaded | override | on_demand
@@ -94,6 +95,8 @@ class Choice:
     until: float | None = None
     holding: EngineObs | None = None  # the engine of another form that answers until this one is ready
     trial: bool = False  # the form has failed before, and something that ran is to be had
+    limits: Limits | None = None  # what its engine runs under; None: nothing can be computed
+    concurrency_why: str = ""  # where that is not what the spec declares
 
     @property
     def ready(self) -> bool:
@@ -105,7 +108,7 @@ class Decision:
     """choices: in order of precedence.
 
     stand_in: the model that answers instead of `active`. held: engines that answer until their successor
-    is ready. kept: all engines that stay; any other is drained and stopped.
+    is ready. kept: all engines that stay; any other is drained and stopped. limits: of those, by id.
     """
 
     choices: tuple[Choice, ...]
@@ -114,6 +117,7 @@ class Decision:
     limit: int
     wake_at: float | None
     kept: frozenset[str] = frozenset()
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
     def get(self, name: str) -> Choice | None:
         return next((c for c in self.choices if c.name == name), None)

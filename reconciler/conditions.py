@@ -6,14 +6,17 @@ Conditions are computed anew from the facts in each pass; only `last_transition`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reconciler.actions import Spawn
 from reconciler.choice import RISING, Blocked, Choice
 from reconciler.observed import EngineState, Observed
 from reconciler.plan import Plan
+from reconciler.pressure import context_cap
+from reconciler.room import gib
 from reconciler.spec import Spec
+from reconciler.strain import Strain
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -45,6 +48,7 @@ class Facts:
     suspended: bool
     overrides: tuple[str, ...]
     restart_needed: str | None
+    strain: Strain = field(default_factory=Strain)
 
 
 def conditions(facts: Facts, before: Mapping[str, Condition], wall: float) -> dict[str, Condition]:
@@ -74,9 +78,9 @@ def _all(facts: Facts) -> dict[str, Verdict]:
         "ConfigAccepted": _accepted(facts),
         "Reconciling": _reconciling(facts),
         "Stalled": _stalled(facts),
-        "Degraded": ("False", "NoStep", "no degradation step is in force"),
-        "MemoryPressure": ("Unknown", "NotMeasured", "memory pressure is not watched by this version"),
-        "ThermalPressure": ("Unknown", "NotMeasured", "heat is not watched by this version"),
+        "Degraded": _degraded(facts),
+        "MemoryPressure": _memory(facts),
+        "ThermalPressure": _thermal(facts),
         "CacheReady": ("Unknown", "NotSupported", "this version has no prompt cache"),
         "Suspended": ("True", "SpecSays", "suspend is true: edits are read, nothing is changed")
         if facts.suspended
@@ -94,6 +98,8 @@ def _all(facts: Facts) -> dict[str, Verdict]:
 def _ready(facts: Facts) -> Verdict:
     if not facts.any_spec:
         return "False", "NoValidSpec", f"there has never been a valid spec: {_bad_source(facts)}"
+    if facts.seen.table.drained:
+        return "False", "Drained", facts.seen.table.drained
     if facts.spec.active is None:
         return "True", "NoActiveModel", "active is null: this machine deliberately serves no model"
     table = facts.seen.table
@@ -181,6 +187,58 @@ def _stalled(facts: Facts) -> Verdict:
         if choice.blocked is not None and choice.blocked.permanent:
             return "True", choice.blocked.reason, _blocked_message(choice, facts.seen)
     return "False", "Progressing", ""
+
+
+# --- strain ------------------------------------------------------------------------------------------
+
+
+def _memory(facts: Facts) -> Verdict:
+    """By the level as it was last told: one that swings around a line would be nothing but transitions."""
+    memory, found = facts.seen.memory, facts.strain.pressure
+    if memory.total_bytes == 0:
+        return "Unknown", "NotMeasured", "memory cannot be measured here"
+    level, cause = found.told
+    if level == "normal":
+        others = max(0, memory.total_bytes - memory.available_bytes - memory.used_bytes)
+        said = f"LMX uses {gib(memory.used_bytes)}, other programs {gib(others)}"
+        return "False", "Normal", f"{said}; {gib(memory.available_bytes)} are free"
+    whose = "other programs cause it" if cause == "others" else "by LMX's own use"
+    return "True", level.capitalize(), f"memory is at {level}, {whose}: {found.why}"
+
+
+def _thermal(facts: Facts) -> Verdict:
+    found = facts.strain.pressure
+    if found.hot:
+        heat = f"heat is {found.heat}" if found.heat is not None else "heat cannot be measured any more"
+        return "True", "Hot", f"{heat}: {context_cap(found, facts.spec)[1]}"
+    if facts.seen.memory.heat is None:
+        return "Unknown", "NotMeasured", "heat cannot be measured here"
+    return "False", "Cool", f"heat is {facts.seen.memory.heat}"
+
+
+def _degraded(facts: Facts) -> Verdict:
+    strain = facts.strain
+    found, said, reasons = strain.pressure, [], []
+    if found.step is not None:
+        reasons.append(_camel(found.step))
+        out = [*found.shed, *([found.unloaded] if found.unloaded is not None else [])]
+        gone = f", out of memory: {', '.join(out)}" if out else ""
+        said.append(f"{' > '.join(found.steps)}{gone}: {found.why}")
+    if found.hot:
+        reasons.append("Thermal")
+        said.append(_thermal(facts)[2])
+    waiting = sorted(name for name in strain.returning if not strain.out(name))
+    if waiting and not found.steps:
+        reasons.append("Returning")
+    if waiting:
+        said.append(f"on the way back into memory: {', '.join(waiting)}")
+    for name, guard in sorted(strain.guards.items()):
+        if guard.stage:
+            reasons.append("ServiceLevel")
+            said.append(f"{name} is at stage {guard.stage} of its guardrails: {guard.why}")
+    if not reasons:
+        return "False", "NoStep", "no degradation step is in force"
+    return "True", reasons[0], "; ".join(said)
 
 
 def _blocked_message(choice: Choice, seen: Observed) -> str:

@@ -1,7 +1,8 @@
 """Question 2: in which form does a model run? Pure.
 
-The spec's own form, unless something is known against it: files that are broken, a failure that will
-repeat itself, a back-off that is not over, quarantine. Then the form that ran before, if rollback is
+None, while the model is out of memory for want of it. Else the spec's own form, unless something is known
+against it: files that are broken, a failure that will repeat itself, a back-off that is not over,
+quarantine. Then the form that ran before, if rollback is
 allowed. And a form that has failed, or whose files are still to come, lets the one that ran come up
 first: what works is never kept waiting for what may not.
 """
@@ -17,6 +18,7 @@ from reconciler.digests import digest, own_digest
 from reconciler.observed import EngineObs, EngineState, ModelFiles, Observed
 from reconciler.spec import Model
 
+OOM_UNLOADED = "oom-unloaded"  # the API's error code
 _FAR = {EngineState.READY: 0, EngineState.PROBING: 1, EngineState.LOADING: 2, EngineState.STARTING: 3}
 
 
@@ -51,23 +53,30 @@ def form_named(desired: Desired, name: str, own: str) -> Model | None:
 
 
 def answering(seen: Observed, name: str | None) -> EngineObs | None:
-    """The ready engine that the router gives requests for this model to now."""
+    """The ready engine that the router gives requests for this model to, now or when it takes some again."""
     route = seen.table.routes.get(name) if name is not None else None
-    if route is None or route.status != "ready":
+    if route is None or route.engine is None:
         return None
     return next((e for e in seen.engines if e.id == route.engine and e.state is EngineState.READY), None)
 
 
 @dataclass(frozen=True)
 class Forms:
-    """What is known for and against each form. blocks: found by later questions in this same decision."""
+    """What is known for and against each form. blocks: found by later questions in this same decision.
+
+    recycle: an engine that is to be replaced by another one of the very same form.
+    """
 
     desired: Desired
     seen: Observed
     ledger: Ledger
     blocks: Blocks
+    recycle: str | None = None
 
     def choose(self, wish: Wish) -> Choice:
+        short = self.short_of_memory(wish.name)
+        if short is not None:
+            return Choice(wish.name, wish.why, None, blocked=short, hold=wish.hold, until=wish.until)
         choice = self._choose(wish)
         trial = choice.form is not None and not choice.fallback and self._on_trial(wish.name, choice.form)
         return replace(choice, hold=wish.hold, until=wish.until, holding=self._holding(choice), trial=trial)
@@ -76,9 +85,25 @@ class Forms:
         """The live engine of this form; of two, the furthest along, then the one that answers already."""
         answers = answering(self.seen, name)
         mine = [
-            e for e in self.seen.engines if e.model == name and e.digest == digest(form) and e.state in LIVE
+            e
+            for e in self.seen.engines
+            if e.model == name and e.digest == digest(form) and e.state in LIVE and e.id != self.recycle
         ]
         return min(mine, key=lambda e: (_FAR[e.state], e is not answers, e.since, e.id), default=None)
+
+    def short_of_memory(self, name: str) -> Blocked | None:
+        """It is out by a step that is in force, or may not come back yet."""
+        strain = self.desired.strain
+        found = strain.pressure
+        due = found.returns_at if found.returns_at > self.seen.now else None
+        if strain.out(name):
+            why = f"{name} was taken out of memory: {found.why}; it returns when there is room"
+            brief = "it was taken out of memory, which is short; it returns when there is room"
+        elif name in strain.returning and due is not None and not self._runs(name):
+            why = brief = "it was taken out of memory, which was short, and waits before it returns"
+        else:
+            return None
+        return Blocked("OomUnloaded", OOM_UNLOADED, why, retry_at=due, waits=True, brief=brief)
 
     def usable(self, name: str, form: Model) -> bool:
         return (name, own_digest(form)) not in self.blocks and self._blockage(form) is None
@@ -112,6 +137,9 @@ class Forms:
         )
 
     # --- inside --------------------------------------------------------------------------------------
+
+    def _runs(self, name: str) -> bool:
+        return any(e.model == name and e.state in LIVE for e in self.seen.engines)
 
     def _on_trial(self, name: str, form: Model) -> bool:
         """It has failed, and something that ran before is to be had: no risk is taken with that one."""

@@ -5,9 +5,9 @@ flag: a lost or doubled poke does no harm, because each pass starts from what is
 happened. The loop never waits for a load, a download or a drain; those run beside it and poke when
 something changed.
 
-    poke ─▶ gate: read, parse ─▶ observe ─▶ absorb failures ─▶ plan ─▶ publish ─▶ first action ─┐
-              ▲                                                                                  │
-              └──────────────── until the plan is empty; then wait for a poke or `wake_at` ◀─────┘
+    poke ─▶ gate: read, parse ─▶ observe ─▶ absorb failures, strain ─▶ plan ─▶ publish ─▶ first action ─┐
+              ▲                                                                                          │
+              └──────────────────── until the plan is empty; then wait for a poke or `wake_at` ◀─────────┘
 
 An observation that is older than the loop's last step, or than one already used, is not planned on: it
 would repeat what was done, or undo it.
@@ -18,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from reconciler.actions import Action, Download, Spawn
+from reconciler import guard, pressure_events
+from reconciler.actions import Action, Download, Kill, Spawn
 from reconciler.backoff import Ledger
 from reconciler.choice import Desired
 from reconciler.conditions import Condition, Facts, conditions, summary
@@ -35,12 +36,16 @@ from reconciler.gate import Accepted, Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import Observed, OverrideObs
 from reconciler.plan import Plan, plan
+from reconciler.readings import Reading, Service
 from reconciler.spec import Model, Spec
+from reconciler.strain import Strain
+from reconciler.straining import advanced, patient
 from reconciler.watch import changes
 
 log = logging.getLogger("lmx.loop")
 
 IDLE_LOOK_S = 5.0  # look anyway: whatever poke was lost is found by then
+STRAINED_LOOK_S = 0.5  # while a step or a stage is in force: how soon it is seen that one is over
 ERROR_PAUSE_S = 1.0
 OLD_NEWS_PAUSE_S = 0.05
 
@@ -85,10 +90,11 @@ class Loop:
         on_event: Callable[[Event], None] = lambda _: None,
         on_pass: Callable[[], None] = lambda: None,
         on_known: Callable[[Known], None] = lambda _: None,
+        on_reading: Callable[[Reading, Mapping[str, Service]], None] = lambda *_: None,
     ) -> None:
         memory = memory or Memory()
         self._effects, self._store, self._wall, self._on_event = effects, store, wall, on_event
-        self._on_pass, self._on_known = on_pass, on_known
+        self._on_pass, self._on_known, self._on_reading = on_pass, on_known, on_reading
         self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
@@ -97,6 +103,7 @@ class Loop:
         self.good_at = memory.good_at
         self.ledger = memory.ledger.clamped(effects.now())
         self.overrides = memory.overrides
+        self.strain = Strain()
         self.known = memory.known or (
             Known.of(memory.good.spec, memory.good.generation) if memory.good is not None else Known()
         )
@@ -128,6 +135,7 @@ class Loop:
     def retry_everything(self) -> None:
         """What `lmx reconcile` asks for: no back-off, no quarantine, no memory of failures."""
         self._set_ledger(Ledger())
+        self.strain = patient(self.strain)
         self.emit(EventType.RECONCILE_REQUESTED, "failures and back-offs are forgotten", {})
         self.poke()
 
@@ -150,6 +158,21 @@ class Loop:
         self.emit(EventType.OVERRIDE_SET, f"{kind} {model}", {"model": model, "kind": kind})
         self.poke()
 
+    def drain(self, until: float) -> None:
+        """What `lmx drain` asks for: no new session; those that are known are served until then, wall clock.
+
+        Lasts until overrides are cleared, or `active` changes in the spec.
+        """
+        found = OverrideObs("", "drain", self._wall(), override_key(self.spec, ""), until)
+        self._set_overrides((*(o for o in self.overrides if o.kind != "drain"), found))
+        left = max(0.0, until - self._wall())
+        self.emit(
+            EventType.DRAINED,
+            f"new sessions are turned away; known ones are served for {left:.0f} s",
+            {"until": until},
+        )
+        self.poke()
+
     def clear_overrides(self, model: str | None = None) -> int:
         """How many were cleared; all with None."""
         kept = tuple(o for o in self.overrides if model is not None and o.model != model)
@@ -157,7 +180,7 @@ class Loop:
         if gone:
             self._set_overrides(kept)
             for o in gone:
-                self.emit(EventType.OVERRIDE_CLEARED, f"{o.kind} {o.model}: cleared", {"model": o.model})
+                self._tell_cleared(o, "cleared")
             self.poke()
         return len(gone)
 
@@ -181,7 +204,7 @@ class Loop:
     @property
     def desired(self) -> Desired:
         spec = self.in_force
-        return Desired(spec, self._known_spec(spec), self.overrides)
+        return Desired(spec, self._known_spec(spec), self.overrides, self.strain)
 
     @property
     def summary(self) -> str:
@@ -225,9 +248,10 @@ class Loop:
             return 0.0 if self._repeats < 3 else min(1.0, 0.01 * 2.0 ** min(self._repeats, 10))
         if self.seen is None or self.seen.now < self._acted_at:
             return OLD_NEWS_PAUSE_S
+        look = IDLE_LOOK_S if self.strain.eased else STRAINED_LOOK_S
         if self.plan is None or self.plan.wake_at is None:
-            return IDLE_LOOK_S
-        return min(IDLE_LOOK_S, max(0.01, self.plan.wake_at - self._effects.now()))
+            return look
+        return min(look, max(0.01, self.plan.wake_at - self._effects.now()))
 
     async def step(self) -> bool:
         """One pass; True when it acted, so that another look is due at once."""
@@ -241,6 +265,7 @@ class Loop:
             return False
         self.last_beat = seen.now
         self._absorb(desired, seen)
+        desired = self._strain(desired, seen)
         found = plan(desired, seen, self.ledger)
         self._learn(desired, found, seen)
         self._publish(desired, seen, found)
@@ -250,7 +275,7 @@ class Loop:
         return True
 
     async def _act(self, action: Action, desired: Desired, models: Mapping[str, Model]) -> None:
-        self._repeats = self._repeats + 1 if action == self._last else 0
+        self._repeats = self._repeats + 1 if _again(action, self._last) else 0
         self._last = action
         if self._repeats == 0:
             self.emit(
@@ -293,13 +318,15 @@ class Loop:
         kept = tuple(o for o in self.overrides if o.spec_digest == override_key(spec, o.model))
         for o in self.overrides:
             if o not in kept:
-                self.emit(
-                    EventType.OVERRIDE_CLEARED,
-                    f"{o.kind} {o.model}: the spec now says otherwise",
-                    {"model": o.model},
-                )
+                self._tell_cleared(o, "the spec now says otherwise")
         if kept != self.overrides:
             self._set_overrides(kept)
+
+    def _tell_cleared(self, override: OverrideObs, why: str) -> None:
+        words = _in_words(override)
+        self.emit(EventType.OVERRIDE_CLEARED, f"{words}: {why}", {"model": override.model})
+        if override.kind == "drain":
+            self.emit(EventType.DRAINED, f"new sessions are taken again: {why}", {"until": None})
 
     def _absorb(self, desired: Desired, seen: Observed) -> None:
         """Write down failures of engines that are gone; note engines that run well."""
@@ -312,6 +339,18 @@ class Loop:
                 f"{engine.model}: three crashes in ten minutes, the last: {failure.message}",
                 {"model": engine.model},
             )
+
+    def _strain(self, desired: Desired, seen: Observed) -> Desired:
+        """One reading later. What is in force is set first: telling of it may fail, and protects nobody."""
+        before = self.strain
+        self.strain, reading = advanced(desired, seen)
+        for kind, message, data in (
+            *pressure_events.changes(before.pressure, self.strain.pressure, reading),
+            *guard.changes(before.guards, self.strain.guards, seen.service),
+        ):
+            self.emit(kind, message, data)
+        self._on_reading(reading, seen.service)
+        return replace(desired, strain=self.strain)
 
     def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
         if self.gate.accepted is None:
@@ -346,8 +385,9 @@ class Loop:
             source_error=self.gate.source_error,
             any_spec=self.gate.accepted is not None,
             suspended=self.spec.suspend,
-            overrides=tuple(f"{o.kind} {o.model}" for o in self.overrides),
+            overrides=tuple(_in_words(o) for o in self.overrides),
             restart_needed=self._restart_needed(),
+            strain=self.strain,
         )
         self.conditions = conditions(facts, before, wall)
         for kind_, now in self.conditions.items():
@@ -396,6 +436,17 @@ class Loop:
     def _set_overrides(self, overrides: tuple[OverrideObs, ...]) -> None:
         self.overrides = overrides
         self._store.save_overrides(overrides)
+
+
+def _in_words(override: OverrideObs) -> str:
+    return f"{override.kind} {override.model}".rstrip()
+
+
+def _again(action: Action, last: Action | None) -> bool:
+    """The same step once more; the figures that a kill gives move on."""
+    if isinstance(action, Kill) and isinstance(last, Kill):
+        return action.engine == last.engine
+    return action == last
 
 
 def override_key(spec: Spec, model: str) -> str:

@@ -151,7 +151,7 @@ class Route:
 
     model: str
     status: Literal["ready", "wait", "wake", "refuse"]
-    engine: str | None = None
+    engine: str | None = None  # of refuse: the one that answers, once it takes requests again
     concurrency: int = 1
     throttled: bool = False  # new sessions wait while others run
     depth: int | None = None  # most requests that may wait for this model; None: RoutingTable.depth
@@ -175,7 +175,7 @@ class RoutingTable:
     timeout: float = 60.0
     reason: str = ""  # why there is no active model, for people
     drained: str = ""  # why no new session is taken (`lmx drain`); "" takes them
-    sessions_until: float = 0.0  # while drained, known sessions are served until then
+    sessions_until: float = 0.0  # while drained, known sessions are served until then, wall clock
 
 
 @dataclass(frozen=True)

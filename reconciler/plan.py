@@ -3,21 +3,21 @@
 Order is policy. Each question is one function, asked in this order; the loop carries out the first
 step, looks again and plans again, so a plan is never stale by more than one step.
 
- 1. Is the public address right?            bind the new one before the old one goes
- 2. Is an engine gone?                      take it off the books
- 3. Is an engine on its way that nobody wants any more?   stop it: a newer edit cancels a load
- 4. Does the router do what it should?      replace its orders in one piece
- 5. Does an engine run under other limits?  configure it in place
- 6. Is an engine running that nobody wants? drain it; when idle or late, stop it
- 7. Are files missing, or fetched for nobody?
- 8. Is a model missing?                     load it, one at a time
+ 1. Does an engine run away with memory?    kill it: this cannot wait for anything
+ 2. Is the public address right?            bind the new one before the old one goes
+ 3. Is an engine gone?                      take it off the books
+ 4. Is an engine on its way that nobody wants any more?   stop it: a newer edit cancels a load
+ 5. Does the router do what it should?      replace its orders in one piece
+ 6. Does an engine run under other limits?  configure it in place
+ 7. Is an engine running that nobody wants? drain it, when idle or late stop it; at once if memory is short
+ 8. Are files missing, or fetched for nobody?
+ 9. Is a model missing?                     load it, one at a time
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from reconciler.actions import (
     Action,
@@ -27,21 +27,23 @@ from reconciler.actions import (
     Download,
     Drain,
     Forget,
+    Kill,
     SetTable,
     Spawn,
     Stop,
     Unbind,
 )
 from reconciler.backoff import Ledger
-from reconciler.choice import RISING, Choice, Decision, Desired
+from reconciler.choice import LIVE, RISING, Choice, Decision, Desired
 from reconciler.decide import decide
 from reconciler.digests import digest, own_digest
-from reconciler.observed import EngineObs, EngineState, Limits, Observed, RoutingTable
+from reconciler.forms import OOM_UNLOADED
+from reconciler.observed import EngineObs, EngineState, Failure, Limits, Observed, RoutingTable
+from reconciler.room import gib
 from reconciler.routing import table_for
 from reconciler.spec import Model
 
 LISTENER_RETRY_S = 2.0
-PREFILL_CHUNK = 512  # tokens; halves the wait of a short request behind a long one at < 1 % of throughput
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ def plan(desired: Desired, seen: Observed, ledger: Ledger) -> Plan:
     decision = decide(desired, seen, ledger)
     table = table_for(desired, decision, seen)
     actions = (
+        *_runaways(desired, seen),
         *_listeners(desired, seen),
         *_gone(seen),
-        *_unwanted_loads(decision, seen),
+        *_unwanted_loads(desired, decision, seen),
         *_orders(desired, table, seen),
-        *_limits(desired, decision, seen),
+        *_limits(decision, seen),
         *_surplus(desired, decision, seen),
         *_files(desired, decision, seen),
         *_missing(desired, decision, seen),
@@ -74,7 +77,29 @@ def plan(desired: Desired, seen: Observed, ledger: Ledger) -> Plan:
     return Plan(actions, decision, table, min(times, default=None))
 
 
-# --- 1. is the public address right? -----------------------------------------------------------------
+# --- 1. does an engine run away with memory? ---------------------------------------------------------
+
+
+def _runaways(desired: Desired, seen: Observed) -> Iterator[Action]:
+    strain = desired.strain
+    for engine in seen.engines:
+        ended = engine.state is EngineState.EXITED or engine.failure is not None
+        if ended or engine.id not in strain.pressure.runaway:
+            continue
+        allowed = strain.allowed.get(engine.id, 0)
+        used = f"{gib(engine.memory_bytes)} where it was let in for {gib(allowed)}"
+        said = f"it used {used}, with memory at critical"
+        yield Kill(
+            engine=engine.id,
+            model=engine.model,
+            failure=Failure("oom", said),
+            reason=f"runs away with memory: {said}",
+            field="memory.critical",
+            mark="-",
+        )
+
+
+# --- 2. is the public address right? -----------------------------------------------------------------
 
 
 def _listeners(desired: Desired, seen: Observed) -> Iterator[Action]:
@@ -95,7 +120,7 @@ def _listeners(desired: Desired, seen: Observed) -> Iterator[Action]:
                 )
 
 
-# --- 2. is an engine gone? ---------------------------------------------------------------------------
+# --- 3. is an engine gone? ---------------------------------------------------------------------------
 
 
 def _gone(seen: Observed) -> Iterator[Action]:
@@ -105,21 +130,23 @@ def _gone(seen: Observed) -> Iterator[Action]:
             yield Forget(engine=engine.id, model=engine.model, reason=why)
 
 
-# --- 3. is an engine on its way that nobody wants any more? ------------------------------------------
+# --- 4. is an engine on its way that nobody wants any more? ------------------------------------------
 
 
-def _unwanted_loads(decision: Decision, seen: Observed) -> Iterator[Action]:
+def _unwanted_loads(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
     for engine in seen.engines:
         if engine.state in RISING and engine.id not in decision.kept:
             yield Stop(
                 engine=engine.id,
                 model=engine.model,
-                reason="superseded: a newer spec does not ask for it",
+                reason="memory is short: " + desired.strain.pressure.why
+                if desired.strain.out(engine.model)
+                else "superseded: a newer spec does not ask for it",
                 field=f"models.{engine.model}",
             )
 
 
-# --- 4. does the router do what it should? -----------------------------------------------------------
+# --- 5. does the router do what it should? -----------------------------------------------------------
 
 
 def _orders(desired: Desired, table: RoutingTable, seen: Observed) -> Iterator[Action]:
@@ -137,28 +164,24 @@ def _orders(desired: Desired, table: RoutingTable, seen: Observed) -> Iterator[A
     yield SetTable(table=table, reason=reason, field="active" if "active" in reason else "models")
 
 
-# --- 5. does an engine run under other limits? -------------------------------------------------------
+# --- 6. does an engine run under other limits? -------------------------------------------------------
 
 
-def _limits(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
-    for choice in decision.choices:
-        engine = choice.engine
-        if engine is None or choice.form is None or engine.state not in (*RISING, EngineState.READY):
+def _limits(decision: Decision, seen: Observed) -> Iterator[Action]:
+    for engine in seen.engines:
+        limits = decision.limits.get(engine.id)
+        if limits is None or engine.limits is None or engine.limits == limits or engine.state not in LIVE:
             continue
-        if choice.why == "stand_in" or choice.context == 0:
-            continue  # it goes soon, or its files are gone and nothing can be computed
-        limits = limits_for(choice)
-        if engine.limits is not None and engine.limits != limits:
-            yield Configure(
-                engine=engine.id,
-                model=engine.model,
-                limits=limits,
-                reason=_limits_reason(engine.limits, limits, choice),
-                field=f"models.{engine.model}",
-            )
+        yield Configure(
+            engine=engine.id,
+            model=engine.model,
+            limits=limits,
+            reason=_limits_reason(engine.limits, limits, decision.get(engine.model)),
+            field=f"models.{engine.model}",
+        )
 
 
-def _limits_reason(old: Limits, new: Limits, choice: Choice) -> str:
+def _limits_reason(old: Limits, new: Limits, choice: Choice | None) -> str:
     parts = [
         f"{key} {getattr(old, key)} -> {getattr(new, key)}"
         for key in ("context", "concurrency", "prefill_chunk", "force", "enable_thinking")
@@ -166,37 +189,41 @@ def _limits_reason(old: Limits, new: Limits, choice: Choice) -> str:
     ]
     if dict(old.sampling) != dict(new.sampling):
         parts.append("sampling defaults")
-    if old.context != new.context:
+    for key in ("memory_bytes", "buffer_cache_bytes", "wired_bytes"):
+        before, now = getattr(old, key), getattr(new, key)
+        if before != now:
+            parts.append(f"{key.removesuffix('_bytes').replace('_', ' ')} {gib(before)} -> {gib(now)}")
+    if choice is not None and old.context != new.context:
         parts.append(choice.context_why)
+    if choice is not None and old.concurrency != new.concurrency and choice.concurrency_why:
+        parts.append(choice.concurrency_why)
     return ", ".join(parts) or "declared context"
 
 
 def limits_for(choice: Choice) -> Limits:
-    """What the spec and the forecast together ask of an engine."""
-    form = choice.form
-    assert form is not None
-    return Limits(
-        context=choice.context,
-        context_declared=form.context if isinstance(form.context, int) else None,
-        concurrency=form.concurrency,
-        prefill_chunk=form.prefill_chunk if isinstance(form.prefill_chunk, int) else PREFILL_CHUNK,
-        sampling=sampling_defaults(form),
-        force=form.sampling.force,
-        enable_thinking=form.template.enable_thinking,
-    )
+    """What the spec, the forecast and the steps in force together ask of an engine."""
+    assert choice.limits is not None, f"{choice.name} has no limits: nothing can be computed for it"
+    return choice.limits
 
 
-def sampling_defaults(form: Model) -> Mapping[str, Any]:
-    values = form.sampling.model_dump(exclude={"force"})
-    return {k: v for k, v in values.items() if v is not None}
-
-
-# --- 6. is an engine running that nobody wants? ------------------------------------------------------
+# --- 7. is an engine running that nobody wants? ------------------------------------------------------
 
 
 def _surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
     for engine in seen.engines:
-        if engine.state is EngineState.READY and engine.id not in decision.kept:
+        if engine.failure is not None or engine.id in desired.strain.pressure.runaway:
+            continue  # it is being killed
+        here = engine.state in (EngineState.READY, EngineState.DRAINING)
+        if here and engine.id not in decision.kept and _at_once(engine, desired):
+            yield Stop(
+                engine=engine.id,
+                model=engine.model,
+                reason=f"out of memory: {desired.strain.pressure.why}",
+                field="memory.ladder",
+                code=OOM_UNLOADED,
+                grace=0.0,
+            )
+        elif engine.state is EngineState.READY and engine.id not in decision.kept:
             yield Drain(
                 engine=engine.id,
                 model=engine.model,
@@ -215,19 +242,33 @@ def _surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[A
                     if engine.leases
                     else "drained",
                     field="swap.drain_timeout" if engine.leases else _surplus_field(engine, desired),
+                    code=OOM_UNLOADED if desired.strain.out(engine.model) else "engine_failed",
                 )
+
+
+def _at_once(engine: EngineObs, desired: Desired) -> bool:
+    """Its memory is needed now: it is the active model's, or memory is at critical."""
+    pressure = desired.strain.pressure
+    return engine.model == pressure.unloaded or (
+        pressure.level == "critical" and desired.strain.out(engine.model)
+    )
 
 
 def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision) -> str:
     if desired.override(engine.model) == "unload":
         return "unloaded by an admin call"
+    if desired.strain.out(engine.model):
+        return f"shed, memory is short: {desired.strain.pressure.why}"
+    if any(g.recycle == engine.id for g in desired.strain.guards.values()):
+        return f"replaced by a fresh engine: {_guard_why(engine, desired)}"
     heir = _waiting_for_room(decision)
     if heir is not None and heir.size is not None:
         if desired.spec.swap.strategy == "drain_first":
             return f"swap.strategy is drain_first; {heir.name} comes next"
+        late = ", and a request has waited through half of queue.timeout" if heir.hold == "overdue" else ""
         return (
             f"room for {heir.name}: {heir.size.arithmetic(heir.size.floor_context)} does not fit "
-            f"beside it under {decision.limit / 2**30:.2f} GiB"
+            f"beside it under {decision.limit / 2**30:.2f} GiB{late}"
         )
     model = desired.spec.models.get(engine.model)
     if model is None:
@@ -235,8 +276,14 @@ def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision) -> 
     if digest(model) != engine.digest:
         return "replaced by the form the spec now has"
     if model.residency == "on_demand":
+        if "page_idle" in desired.strain.steps:
+            return f"idle, and memory is short: {desired.strain.pressure.why}"
         return f"idle for {model.idle_timeout:g} s"
     return "not active, and its residency is disk"
+
+
+def _guard_why(engine: EngineObs, desired: Desired) -> str:
+    return next((g.why for g in desired.strain.guards.values() if g.recycle == engine.id), "")
 
 
 def _waiting_for_room(decision: Decision) -> Choice | None:
@@ -256,7 +303,7 @@ def _surplus_field(engine: EngineObs, desired: Desired) -> str:
     return "active" if model.residency == "disk" else f"models.{engine.model}.residency"
 
 
-# --- 7. are files missing, or fetched for nobody? ----------------------------------------------------
+# --- 8. are files missing, or fetched for nobody? ----------------------------------------------------
 
 
 def _files(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:
@@ -294,7 +341,7 @@ def _awaited(choice: Choice, desired: Desired) -> Iterator[tuple[Model, bool]]:
         yield own, choice.blocked.reason == "Downloading"
 
 
-# --- 8. is a model missing? --------------------------------------------------------------------------
+# --- 9. is a model missing? --------------------------------------------------------------------------
 
 
 def _missing(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Action]:

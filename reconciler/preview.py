@@ -17,6 +17,7 @@ from reconciler.actions import (
     Download,
     Drain,
     Forget,
+    Kill,
     SetTable,
     Spawn,
     Stop,
@@ -24,7 +25,7 @@ from reconciler.actions import (
 )
 from reconciler.backoff import Ledger
 from reconciler.decide import Choice, Desired
-from reconciler.observed import EngineObs, EngineState, ListenerObs, Observed
+from reconciler.observed import EngineObs, EngineState, ListenerObs, MemoryObs, Observed
 from reconciler.plan import plan
 
 MOST_STEPS = 200
@@ -112,7 +113,7 @@ def _after(action: Action, seen: Observed) -> Observed:
                 limits=action.limits,
                 memory_bytes=action.forecast_bytes,
             )
-            return replace(seen, engines=(*engines, new))
+            return replace(seen, engines=(*engines, new), memory=_used(seen, action.forecast_bytes))
         case SetTable(table=table):
             return replace(seen, table=table)
         case Configure(engine=ident, limits=limits):
@@ -125,8 +126,10 @@ def _after(action: Action, seen: Observed) -> Observed:
                 for e in engines
             )
             return replace(seen, engines=drained)
-        case Stop(engine=ident) | Forget(engine=ident):
-            return replace(seen, engines=tuple(e for e in engines if e.id != ident))
+        case Stop(engine=ident) | Forget(engine=ident) | Kill(engine=ident):
+            gone = sum(e.memory_bytes for e in engines if e.id == ident)
+            left = tuple(e for e in engines if e.id != ident)
+            return replace(seen, engines=left, memory=_used(seen, -gone))
         case Bind(host=host, port=port):
             return replace(seen, listeners=(*seen.listeners, ListenerObs(host, port, "open")))
         case Unbind(host=host, port=port):
@@ -139,3 +142,10 @@ def _after(action: Action, seen: Observed) -> Observed:
             return replace(seen, files=MappingProxyType(files))
         case _:
             return seen
+
+
+def _used(seen: Observed, more: int) -> MemoryObs:
+    memory = seen.memory
+    return replace(
+        memory, used_bytes=memory.used_bytes + more, available_bytes=memory.available_bytes - more
+    )  # fmt: skip

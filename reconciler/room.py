@@ -6,12 +6,15 @@ Room is given out in this order, each model at the least context it may have:
  2. pinned models that have run before: what a drain, a crash or a restart took away comes back first
  3. on_demand models that are not yet `min_residency` old
  4. other pinned models, `active` first
- 5. on_demand models in use
- 6. on_demand models that a request waits for
- 7. idle ones
+ 5. on_demand models on their way
+ 6. on_demand models that a request has waited for through half of `queue.timeout`
+ 7. on_demand models in use
+ 8. on_demand models that a request waits for
+ 9. idle ones
 
 Whatever does not fit next to those before it is blocked, or paged out if it runs. What is left over is
-then given, in order of precedence, to models whose context is `auto`.
+then given, in order of precedence, to models whose context is `auto`. A model that left for want of memory
+comes back only under `memory.recover`, not under `memory.warning`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from dataclasses import dataclass, replace
 
 from reconciler.choice import Blocked, Blocks, Choice, Desired
 from reconciler.digests import digest, own_digest
-from reconciler.forms import form_of
+from reconciler.forecast import budget
+from reconciler.forms import OOM_UNLOADED, form_of
 from reconciler.observed import EngineObs, EngineState, Observed
 from reconciler.sizing import size_of
 from reconciler.stand_in import passing
 
-_TURNS = {"young": 3, "busy": 5, "asked": 6, "idle": 7}
+_TURNS = {"young": 3, "rising": 5, "overdue": 6, "busy": 7, "asked": 8, "idle": 9}
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
                 problem = Blocked("CannotForecast", "engine_failed", choice.size.problem)
                 blocks[choice.name, own_digest(choice.form)] = problem
             continue
-        if taken + floor > limit:
+        its_limit = limit_of(choice, desired, seen, limit)
+        if taken + floor > its_limit:
             # What would go by itself, or may be made to go later, is no reason to give up.
             waits = firm + floor <= limit
-            found = _no_room(choice, limit - taken, limit, taken, waits, until)
+            found = _no_room(choice, its_limit, limit, taken, waits, until)
             if _stays(choice):
                 over[choice.name] = replace(found, message=f"goes on running, but {found.message}")
             else:
@@ -76,6 +81,15 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
         replace(c, blocked=over[c.name]) if c.name in over and c.blocked is None else c for c in sized
     ]  # fmt: skip
     return Room(_contexts(noted, max(0, limit - taken), over.keys()), blocks)
+
+
+def limit_of(choice: Choice, desired: Desired, seen: Observed, limit: int) -> int:
+    """What all engines together may use once this one is there too: less for one that has to come back."""
+    if choice.engine is not None or choice.name not in desired.strain.returning:
+        return limit
+    memory = desired.spec.memory
+    gap = memory.warning.fraction - memory.recover.fraction
+    return limit - int(max(0.0, gap) * budget(memory.budget, seen.memory))
 
 
 def floor_bytes(choice: Choice) -> int:
@@ -126,16 +140,26 @@ def _present(choice: Choice, seen: Observed) -> bool:
     return files is not None and files.state == "present"
 
 
-def _no_room(choice: Choice, left: int, limit: int, taken: int, waits: bool, until: list[float]) -> Blocked:
+def _no_room(
+    choice: Choice, its_limit: int, limit: int, taken: int, waits: bool, until: list[float]
+) -> Blocked:
     assert choice.size is not None
     need = choice.size.arithmetic(choice.size.floor_context)
     if choice.size.problem is not None:
         need = f"it uses {gib(floor_bytes(choice))}"
+    share = "warning" if its_limit == limit else "recover"
     message = (
-        f"does not fit: {need}, {gib(max(0, left))} left of {gib(limit)} (memory.budget x memory.warning)"
+        f"does not fit: {need}, {gib(max(0, its_limit - taken))} left of {gib(its_limit)} "
+        f"(memory.budget x memory.{share})"
     )
     if taken:
         message += f" next to what stays loaded ({gib(taken)})"
+    if its_limit != limit:
+        message += "; it left for want of memory, and returns when it fits"
+        brief = "it was taken out of memory, which was short, and returns when it fits under memory.recover"
+        return Blocked(
+            "OomUnloaded", OOM_UNLOADED, message, retry_at=min(until, default=None), waits=True, brief=brief
+        )
     if not waits:
         return Blocked("InsufficientMemory", "insufficient_memory", message)
     message += "; on_demand models make room when they are idle"

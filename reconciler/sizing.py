@@ -27,6 +27,8 @@ class Size:
     at: Callable[[int], int]
     arithmetic: Callable[[int], str]
     fit: Callable[[int], tuple[int, str]]
+    workspace: Callable[[int], int]  # of that, bytes that a chunk of prompt needs while it runs
+    weights: int = 0
     problem: str | None = None
 
     @property
@@ -60,7 +62,9 @@ def _chunk(form: Model) -> int:
 
 
 def _unknown(problem: str) -> Size:
-    return Size(0, 0, lambda _: 0, lambda _: problem, lambda _: (0, problem), problem)
+    return Size(
+        0, 0, lambda _: 0, lambda _: problem, lambda _: (0, problem), lambda _: 0, problem=problem
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,13 @@ def _priced(held: _Files, context: int | str, ceiling: int | None, chunk: int) -
     else:
         most = min([n for n in (own, ceiling) if n] or [forecast.LEAST_CONTEXT])
         floor = min(forecast.LEAST_CONTEXT, most)
-    price(floor)  # raises here, not later, when the config says too little
+    least = price(floor)  # raises here, not later, when the config says too little
     return Size(
         floor_context=floor,
         most_context=most,
         at=lambda tokens: price(tokens).total,
         arithmetic=lambda tokens: price(tokens).arithmetic,
         fit=fit,
+        workspace=lambda tokens: price(tokens).workspace,
+        weights=least.weights,
     )

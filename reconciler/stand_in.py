@@ -1,7 +1,7 @@
 """Question 3: who answers while the active model is not ready? Pure.
 
 The model that answers now goes on answering. If none does, and the active model cannot run, the one
-that was active before is brought back.
+that was active before is brought back; but no other is loaded for one that memory pressure took out.
 """
 
 from __future__ import annotations
@@ -43,20 +43,26 @@ def _stand_in(desired: Desired, seen: Observed, known: Forms, choices: list[Choi
         return None
     now = seen.table.active
     engine = answering(seen, now)
-    if now is not None and now != active and engine is not None and desired.override(now) != "unload":
+    if now is not None and now != active and engine is not None and _welcome(desired, now):
         form = form_of(engine, desired)
         if form is not None and _may_stay(desired, mine):
             return Choice(now, "stand_in", form, fallback=True, engine=engine)
-    if mine.form is not None or mine.holding is not None:
+    if mine.form is not None or mine.holding is not None or known.short_of_memory(active) is not None:
         return None
     before = known.before_active()
     if before is None:
         return None
     name, form = before
+    if known.short_of_memory(name) is not None:
+        return None
     engine = known.engine(name, form)
     if not known.may_run(name, form, engine):
         return None
     return Choice(name, "stand_in", form, fallback=True, engine=engine)
+
+
+def _welcome(desired: Desired, name: str) -> bool:
+    return desired.override(name) != "unload" and not desired.strain.out(name)
 
 
 def _may_stay(desired: Desired, mine: Choice) -> bool:

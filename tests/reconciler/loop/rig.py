@@ -18,10 +18,10 @@ from reconciler.events import Event, EventType
 from reconciler.gate import Accepted, Parsed, SourceProblem, SpecProblem
 from reconciler.known import Known
 from reconciler.loader import SpecError, load_text
-from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, Loop, Memory
+from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, STRAINED_LOOK_S, Loop, Memory
 from reconciler.observed import EngineState, OverrideObs
 from reconciler.spec import Spec
-from tests.reconciler.loop.world import Engine, ProcessDied, World
+from tests.reconciler.loop.world import SAMPLE_S, Engine, ProcessDied, World
 
 EPOCH = 1_700_000_000.0
 BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
@@ -136,6 +136,10 @@ class Rig:
         self.world.poke = self._poke
         self.world.quarantined = lambda key: self.loop.ledger.get(key).quarantined
         self.world.override = lambda name: self.loop.desired.override(name)
+        self.world.out = lambda name: self.loop.strain.out(name)
+        self.world.recycling = lambda ident: any(
+            g.recycle == ident for g in self.loop.strain.guards.values()
+        )  # fmt: skip
         self.poked = True
 
     def recall(self, offset: float) -> Memory:
@@ -195,6 +199,8 @@ class Rig:
                 return
             if pause == IDLE_LOOK_S:
                 pause = look
+            elif pause == STRAINED_LOOK_S:
+                pause = SAMPLE_S  # the sampler pokes with each reading that is out of the ordinary
             ahead = self.world.next_event()
             until = min(end, self.world.t + pause, ahead if ahead is not None else end)
             self.world.advance(max(0.0, until - self.world.t) + 1e-6)

@@ -10,13 +10,13 @@ def ports(rig: Rig) -> dict[int, str]:
     return {port: x.state for (_, port), x in rig.world.listeners.items()}
 
 
-def test_p1_it_listens_before_any_model_is_looked_at() -> None:
+def test_p2_it_listens_before_any_model_is_looked_at() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(0)
     assert rig.world.kinds()[0] == "bind"
 
 
-def test_p1_the_new_address_opens_before_the_old_one_closes() -> None:
+def test_p2_the_new_address_opens_before_the_old_one_closes() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     mark = rig.mark()
@@ -30,7 +30,7 @@ def test_p1_the_new_address_opens_before_the_old_one_closes() -> None:
     rig.clean()
 
 
-def test_p1_a_port_in_use_leaves_the_old_one_open_and_is_tried_again() -> None:
+def test_p2_a_port_in_use_leaves_the_old_one_open_and_is_tried_again() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     rig.world.taken.add(1300)
@@ -47,7 +47,7 @@ def test_p1_a_port_in_use_leaves_the_old_one_open_and_is_tried_again() -> None:
     rig.clean()
 
 
-def test_p1_back_to_the_old_port_forgets_the_one_that_failed() -> None:
+def test_p2_back_to_the_old_port_forgets_the_one_that_failed() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     rig.world.taken.add(1300)
@@ -60,7 +60,7 @@ def test_p1_back_to_the_old_port_forgets_the_one_that_failed() -> None:
     rig.clean()
 
 
-def test_p1_back_to_a_port_that_is_still_closing() -> None:
+def test_p2_back_to_a_port_that_is_still_closing() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     rig.edit(lambda s: s["server"].update(port=1300))

@@ -88,13 +88,49 @@ def test_d4_two_that_do_not_fit_together_take_turns_at_min_residency_and_not_fas
 def test_d4_one_in_use_is_not_pushed_out_by_one_that_is_asked_for() -> None:
     rig = Rig(spec("a", a=small(), b=lazy(small("b")), c=lazy(small("c"))), room=4.0)
     rig.run(20)
-    stream = rig.world.request("b", 5 * MINUTE)
+    stream = rig.world.request("b", 2.4 * MINUTE)
     rig.run(2 * MINUTE)
     late = rig.world.request("c", 1.0)
-    rig.run(2 * MINUTE)
-    assert (stream.outcome, late.outcome) == ("running", "timeout")
-    assert rig.world.spawned("c") == []
-    assert rig.world.table.routes["c"].status == "wake"
+    rig.run(20)
+    assert (stream.outcome, late.outcome) == ("running", "waiting")
+    assert not any(isinstance(a, Drain) for a in rig.world.actions)
+    rig.run(20)
+    assert (stream.outcome, late.outcome) == ("done", "done")
+    rig.clean()
+
+
+def test_d4_one_that_is_asked_for_does_not_starve_behind_one_that_is_always_busy() -> None:
+    rig = Rig(spec("a", a=small(), b=lazy(small("b")), c=lazy(small("c"))), room=4.0)
+    rig.run(20)
+    mine = [rig.world.request("b", 1.0)]
+    while rig.world.t < 1000 + 2 * MINUTE:
+        mine.append(rig.world.request("b", 1.0))
+        rig.run(0.5)
+    asked, since = rig.world.request("c", 1.0), rig.world.t
+    while asked.outcome == "waiting" and rig.world.t < since + MINUTE:
+        mine.append(rig.world.request("b", 1.0))
+        rig.run(0.5)
+    assert asked.outcome in ("running", "done")
+    assert rig.world.t - since >= 30
+    drained = [a for a in rig.world.actions if isinstance(a, Drain) and a.model == "b"]
+    assert "a request has waited through half of queue.timeout" in drained[0].reason
+    rig.run(3 * MINUTE)
+    assert {r.outcome for r in mine} <= {"done", "timeout"}  # none was cut
+    assert mine[-1].outcome in ("done", "timeout")
+    rig.clean()
+
+
+def test_d4_one_on_its_way_is_not_given_up_for_one_that_has_waited_longer() -> None:
+    rig = Rig(spec("a", a=small(), b=lazy(small("b")), c=lazy(medium("c"))), room=5.0)
+    rig.run(20)
+    rig.world.request("c", 1.0)
+    rig.run(1)
+    rig.edit(lambda s: s.update(queue={"timeout": "4s"}))
+    rig.world.request("b", 1.0)
+    rig.run(4)  # b is overdue from two seconds on; c takes four to load
+    assert not any(a.kind in ("unload", "drain") for a in rig.world.actions)
+    rig.run(20)
+    assert rig.world.ready("c") is not None
     rig.clean()
 
 
@@ -184,7 +220,7 @@ def test_d1_a_crash_while_idle_waits_for_the_next_request() -> None:
     rig.clean()
 
 
-def test_p7_a_model_on_demand_is_fetched_to_the_end_although_its_client_gave_up() -> None:
+def test_p8_a_model_on_demand_is_fetched_to_the_end_although_its_client_gave_up() -> None:
     rig = Rig(spec("a", a=small(), b=lazy({"source": "org/hub-a", "context": 4096}), c=small("c")))
     rig.write({**rig.spec, "queue": {"timeout": "5s"}, "swap": {"strategy": "beside"}})
     rig.run(10)

@@ -56,13 +56,13 @@ def test_d4_two_models_with_the_very_same_fields_are_judged_one_by_one() -> None
     rig.clean()
 
 
-def test_d4_a_budget_below_what_runs_is_refused_and_everything_stays() -> None:
+def test_d4_a_budget_that_still_holds_what_runs_but_not_what_it_may_grow_to_leaves_everything() -> None:
     rig = Rig(spec("a", a=small(), b=small("b", residency="loaded")))
     rig.run(20)
     mark = rig.mark()
-    rig.edit(lambda s: s.update(memory={"budget": "2GiB"}))
+    rig.edit(lambda s: s.update(memory={"budget": "3.9GiB"}))
     rig.run(60)
-    assert rig.since(mark) == []
+    assert {a.kind for a in rig.since(mark)} == {"configure"}
     assert rig.condition("Synced").reason == "InsufficientMemory"
     assert "goes on running" in rig.condition("Synced").message
     rig.edit(lambda s: s.update(memory={"budget": "auto"}))
@@ -97,7 +97,7 @@ def test_d4_a_declared_context_is_a_promise() -> None:
     rig.clean()
 
 
-def test_p5_limits_change_in_place_and_no_engine_is_touched() -> None:
+def test_p6_limits_change_in_place_and_no_engine_is_touched() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     mark, engine = rig.mark(), rig.engine("a")
@@ -145,14 +145,14 @@ def test_d4_what_stays_loaded_keeps_its_place_while_it_is_replaced_by_its_new_fo
     rig.clean()
 
 
-def test_p8_a_model_is_started_with_its_own_words_although_another_has_the_same_digest() -> None:
+def test_p9_a_model_is_started_with_its_own_words_although_another_has_the_same_digest() -> None:
     rig = Rig(spec("a", a=small(), b=small(context=16384, probe={"prompt": "other"})))
     rig.run(20)
     assert rig.engine("a").form.probe.prompt == "ping"
     rig.clean()
 
 
-def test_p5_files_that_vanish_do_not_take_the_context_of_a_running_model() -> None:
+def test_p6_files_that_vanish_do_not_take_the_context_of_a_running_model() -> None:
     rig = Rig(spec("a", a=small()))
     rig.run(20)
     source = rig.world.sources["./small-a"]
@@ -164,7 +164,7 @@ def test_p5_files_that_vanish_do_not_take_the_context_of_a_running_model() -> No
     rig.clean()
 
 
-def test_p4_names_and_aliases_touch_no_engine() -> None:
+def test_p5_names_and_aliases_touch_no_engine() -> None:
     rig = Rig(spec("a", a=small(aliases=["one"]), b=small("b", aliases=["two"])))
     rig.run(20)
     mark = rig.mark()
@@ -177,14 +177,14 @@ def test_p4_names_and_aliases_touch_no_engine() -> None:
     rig.clean()
 
 
-def test_p4_an_alias_beats_a_source_whoever_comes_first() -> None:
+def test_p5_an_alias_beats_a_source_whoever_comes_first() -> None:
     rig = Rig(spec(None, a={"source": "org/hub-a"}, b=small(aliases=["org/hub-a"])))
     rig.run(1)
     assert rig.world.table.names["org/hub-a"] == "b"
     assert rig.world.table.names["a"] == "a"
 
 
-def test_p4_a_model_that_cannot_say_its_size_is_named() -> None:
+def test_p5_a_model_that_cannot_say_its_size_is_named() -> None:
     rig = Rig()
     source = rig.world.sources["./small-a"]
     source.replaced()

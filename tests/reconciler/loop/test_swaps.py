@@ -18,7 +18,10 @@ def test_d5_beside_when_both_fit() -> None:
     mark = rig.mark()
     rig.edit(lambda s: s["models"].update(a=small("b")))
     rig.run(20)
-    assert [a.kind for a in rig.since(mark)] == ["route", "load", "route", "drain", "unload", "forget"]
+    # What has grown into the spare memory shrinks before the newcomer loads, which grows when it is alone.
+    assert [a.kind for a in rig.since(mark)] == [
+        "route", "configure", "load", "route", "drain", "unload", "forget", "configure",
+    ]  # fmt: skip
     assert rig.running == ["a:./small-b"]
     rig.clean()
 
@@ -178,7 +181,7 @@ def test_d5_the_active_model_taken_out_of_the_spec_finishes_its_streams() -> Non
     rig.clean()
 
 
-def test_p3_a_newer_edit_cancels_a_load_and_a_late_load_does_not_publish() -> None:
+def test_p4_a_newer_edit_cancels_a_load_and_a_late_load_does_not_publish() -> None:
     rig = swapped(Rig(spec("a", a=small(), b=large("b"))))
     rig.edit(lambda s: s.update(active="b"))
     rig.run(3)

@@ -20,6 +20,7 @@ from reconciler.actions import (
     Download,
     Drain,
     Forget,
+    Kill,
     SetTable,
     Spawn,
     Stop,
@@ -38,12 +39,14 @@ from reconciler.observed import (
     Observed,
     RoutingTable,
 )
+from reconciler.readings import Level, Service
 from reconciler.sizing import limit_bytes, size_of
 from reconciler.spec import Model, Spec
 from tests.reconciler.loop.models import GIB, MIB, Source, shelf
 
 TICK = 1e-6  # no two moments are the same
-STARTING_S, PROBING_S, STOPPING_S, FETCH_S = 0.1, 0.3, 0.2, 20.0
+STARTING_S, PROBING_S, STOPPING_S, KILLED_S, FETCH_S = 0.1, 0.3, 0.2, 0.02, 20.0
+SAMPLE_S = 0.25  # memory is measured anew this often
 LOAD_S_PER_GIB = 2.0
 RISING = (EngineState.STARTING, EngineState.LOADING, EngineState.PROBING)
 GONE = (EngineState.STOPPING, EngineState.EXITED)
@@ -64,6 +67,7 @@ class Engine:
     state: EngineState = EngineState.STARTING
     memory: int = 128 * MIB
     extra: int = 0  # more than was foreseen
+    leak: float = 0.0  # of that, grows by so many bytes per second
     requests: set[int] = field(default_factory=set)
     failure: Failure | None = None
     stop_reason: str | None = None
@@ -120,6 +124,14 @@ class World:
         self.crash_in: int | None = None  # the loop's process dies at this many actions from now
         self.quarantined: Callable[[str], bool] = lambda _: False
         self.override: Callable[[str], str | None] = lambda _: None
+        self.hog: int = 0  # bytes that another program holds
+        self.system: tuple[Level, str] = ("normal", "")
+        self.heat: str | None = None
+        self.service: dict[str, Service] = {}
+        self.out: Callable[[str], bool] = lambda _: False
+        self.recycling: Callable[[str], bool] = lambda _: False
+        self._sampled_at = 0.0
+        self._leaked_at = self.t
         self._snapshots: list[Observed] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count(1)
@@ -138,7 +150,8 @@ class World:
             files=MappingProxyType({d: self._files(m) for d, m in models.items()}),
             listeners=tuple(self.listeners.values()),
             table=self.table,
-            memory=self._memory(),
+            memory=self._measured(),
+            service=MappingProxyType({n: replace(x, at=self.t) for n, x in self.service.items()}),
             wanted=MappingProxyType(dict(self.wanted)),
             last_used=MappingProxyType(dict(self.last_used)),
         )
@@ -169,7 +182,9 @@ class World:
             case Drain(engine=ident):
                 self._drain(self.engines[ident], spec)
             case Stop(engine=ident):
-                self._stop(self.engines[ident], action.reason, spec)
+                self._stop(self.engines[ident], action, spec)
+            case Kill(engine=ident, failure=failure):
+                self._kill(self.engines[ident], failure)
             case Forget(engine=ident):
                 if self.engines[ident].state is not EngineState.EXITED:
                     self._broken(f"{ident} was forgotten and still runs")
@@ -194,11 +209,13 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let this much time pass, with everything that is due in it."""
         end = self.t + seconds
+        self._leak()
         while self._agenda and self._agenda[0][0] <= end:
             at, _, happen = heapq.heappop(self._agenda)
             self.t = max(self.t, at)
             happen()
         self.t = max(self.t, end)
+        self._leak()
 
     def next_event(self) -> float | None:
         return self._agenda[0][0] if self._agenda else None
@@ -242,6 +259,7 @@ class World:
         self.listeners.clear()
         self.wanted.clear()
         self.last_used.clear()
+        self.service.clear()
         self.table = RoutingTable()
         self._snapshots.clear()
         self._agenda.clear()
@@ -279,16 +297,21 @@ class World:
 
     def _check_spawn(self, action: Spawn, floor: int, spec: Spec) -> None:
         limit = limit_bytes(spec, self._memory())
-        held = 0
+        held = held_now = 0
         for other in self.engines.values():
             if other.state is EngineState.EXITED:
                 continue
             used = other.memory + other.extra
+            held_now += used
             held += used if other.state in (EngineState.DRAINING, EngineState.STOPPING) else max(
                 used, other.floor_bytes
             )  # fmt: skip
             if other.state in RISING:
                 self._broken(f"{action.model} begins to load while {other.id} loads")
+        if self.out(action.model):
+            self._broken(f"{action.model} is started although a step took it out")
+        if self.hog + held_now + floor > int(self.memory_gib * GIB):
+            self._broken(f"{action.model} is started where other programs leave no room")
         if held + floor > limit:
             self._broken(
                 f"{action.model} needs {floor / GIB:.2f} next to {held / GIB:.2f} of {limit / GIB:.2f}"
@@ -341,6 +364,21 @@ class World:
         self._enter(engine, EngineState.READY)
         self._pump()
 
+    def _leak(self) -> None:
+        for engine in self.engines.values():
+            if engine.leak and engine.state is not EngineState.EXITED:
+                engine.extra += int(engine.leak * (self.t - self._leaked_at))
+        self._leaked_at = self.t
+
+    def _kill(self, engine: Engine, failure: Failure) -> None:
+        if engine.memory + engine.extra <= 1.25 * max(engine.floor_bytes, engine.limits.memory_bytes):
+            self._broken(f"{engine.id} is killed and uses no more than it was let in for")
+        if engine.state is EngineState.EXITED:
+            return
+        engine.failure, engine.stop_reason = failure, "killed"
+        self._enter(engine, EngineState.STOPPING)
+        self._later(KILLED_S, lambda: self._exited(engine))
+
     def _drain(self, engine: Engine, spec: Spec) -> None:
         if any(r.status == "ready" and r.engine == engine.id for r in self.table.routes.values()):
             self._broken(f"{engine.id} is drained while requests are routed to it")
@@ -353,27 +391,34 @@ class World:
             and digest_of(model) == engine.digest
             and self.override(engine.model) != "unload"
             and self.t - engine.since < model.min_residency
+            and not self.out(engine.model)
+            and not self.recycling(engine.id)
         ):
             self._broken(f"{engine.id} is paged out before min_residency")
         if engine.state is EngineState.READY:
             self._enter(engine, EngineState.DRAINING)
 
-    def _stop(self, engine: Engine, reason: str, spec: Spec) -> None:
+    def _stop(self, engine: Engine, action: Stop, spec: Spec) -> None:
         if engine.state in GONE:
             return
+        for_memory = action.code == "oom-unloaded" and self.out(engine.model)
         late = self.t - engine.since >= spec.swap.drain_timeout
-        if engine.requests and not (engine.state is EngineState.DRAINING and late):
+        if engine.requests and not for_memory and not (engine.state is EngineState.DRAINING and late):
             self._broken(f"{engine.id} is stopped with {len(engine.requests)} requests ({engine.state})")
-        if engine.state is EngineState.READY and engine.since <= self._observed_at:
+        if engine.state is EngineState.READY and engine.since <= self._observed_at and not for_memory:
             self._broken(f"{engine.id} is stopped without a drain")
-        engine.stop_reason = reason
+        if any(r.status == "ready" and r.engine == engine.id for r in self.table.routes.values()):
+            self._broken(f"{engine.id} is stopped while requests are routed to it")
+        engine.stop_reason = action.reason
         self._enter(engine, EngineState.STOPPING)
-        self._later(STOPPING_S, lambda: self._exited(engine))
+        self._later(min(STOPPING_S, action.grace), lambda: self._exited(engine))
 
     def _check_untouched(self, engine: Engine, spec: Spec, what: str) -> None:
         """What the spec wants loaded, in this very form, is left alone."""
         model = spec.models.get(engine.model)
         if model is None or digest_of(model) != engine.digest or engine.state is not EngineState.READY:
+            return
+        if self.out(engine.model) or self.recycling(engine.id):
             return
         pinned = (
             engine.model == spec.active
@@ -393,6 +438,7 @@ class World:
             self.requests[number].outcome = "cut"
         engine.requests.clear()
         engine.memory = engine.extra = 0
+        engine.leak = 0.0
         self._enter(engine, EngineState.EXITED)
 
     # --- files and ports ------------------------------------------------------------------------------
@@ -451,7 +497,15 @@ class World:
     def _memory(self) -> MemoryObs:
         total = int(self.memory_gib * GIB)
         used = sum(e.memory + e.extra for e in self.engines.values())
-        return MemoryObs(total, total - used, used, "virtual")
+        system, why = self.system
+        free = max(0, total - used - self.hog)
+        return MemoryObs(total, free, used, "virtual", system=system, system_why=why, heat=self.heat)
+
+    def _measured(self) -> MemoryObs:
+        """As a sampler would: the figures of now, which count as a new reading only four times a second."""
+        if self.t - self._sampled_at >= SAMPLE_S:
+            self._sampled_at = self.t
+        return replace(self._memory(), at=self._sampled_at)
 
     # --- requests ------------------------------------------------------------------------------------
 
