@@ -185,7 +185,7 @@ class _Reader:
             if not isinstance(item, dict):
                 self.wrong(here, f"expected {{model: chat, memory: 6GiB}}; found {describe(item)}")
                 continue
-            named = {"id": item["model"], **item} if "model" in item else item
+            named = {"id": item.get("model", ""), **item}
             engine = self.filled(EngineReading, named, here)
             if engine is not None and engine.id in {other.id for other in found}:
                 self.wrong(here, f"engine {engine.id!r} is here twice; give each its own id")
