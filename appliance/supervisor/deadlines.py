@@ -7,6 +7,9 @@ stage, so that a slow big model is not taken for a dead one.
 Only time that the parent itself saw pass is counted. After the parent was stopped, or its loop was
 busy, the frames of that time are still unread and say nothing against the engine; a look that comes
 late therefore counts as two regular ones at most.
+
+A request that waits inside an engine for memory is not unanswered for as long as others run there: the
+stages' own deadlines watch those, and the router withdraws one that has waited for its whole time.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class Watch:
     _unanswered: float = 0.0
     _looked: float | None = None
     _suspect: bool = False
+    _waits: bool = False  # requests wait inside it while others run
 
     def beat(self, beat: Beat) -> None:
         if beat.stage != self.stage or beat.progress != self._progress:
@@ -64,6 +68,7 @@ class Watch:
             self._unanswered = 0.0
         self.stage = beat.stage
         self._progress = beat.progress
+        self._waits = beat.waiting > 0 and beat.rows > 0
 
     def look(self, now: float, frames: int, steps: int, unanswered: bool) -> str | None:
         """Judge once per `Deadlines.look`. Returns why the engine is hung, in words, or None.
@@ -79,7 +84,8 @@ class Watch:
         self._frames, self._steps = frames, steps
         self._silent = 0.0 if heard else self._silent + passed
         self._still = 0.0 if moved else self._still + passed
-        self._unanswered = 0.0 if moved or not unanswered else self._unanswered + passed
+        excused = moved or not unanswered or self._waits
+        self._unanswered = 0.0 if excused else self._unanswered + passed
         doubt = self._doubt()
         confirmed, self._suspect = self._suspect, doubt is not None
         return doubt if confirmed else None

@@ -91,8 +91,9 @@ class World:
     def spawn(self, model: str = "demo", path: Path = DEMO, **options: Any) -> str:
         limits = options.pop("limits", Limits(context=4096, concurrency=16))
         probe = options.pop("probe", Probe())
+        digest = options.pop("digest", "digest")
         return self.engines.spawn(
-            model, "digest", wire.Load(model, str(path)), limits, probe, options.pop("load_timeout", PATIENCE)
+            model, digest, wire.Load(model, str(path)), limits, probe, options.pop("load_timeout", PATIENCE)
         )
 
     def see(self, engine: str) -> EngineObs:
@@ -113,11 +114,16 @@ class World:
         return engine
 
     def route(
-        self, *routes: Route, active: str | None = "demo", depth: int = 64, timeout: float = PATIENCE
+        self,
+        *routes: Route,
+        active: str | None = "demo",
+        depth: int = 64,
+        timeout: float = PATIENCE,
+        **more: Any,
     ) -> None:
         names = {route.model: route.model for route in routes}
         table = {route.model: route for route in routes}
-        self.router.apply(RoutingTable(active, names, table, depth, timeout))
+        self.router.apply(RoutingTable(active, names, table, depth, timeout, **more))
 
     async def serving(self, concurrency: int = 16, **options: Any) -> str:
         """One ready engine that takes the traffic."""

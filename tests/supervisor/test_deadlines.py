@@ -20,9 +20,9 @@ class Clock:
         self.steps = 0
         self.look()
 
-    def beat(self, stage: Stage, progress: int = 0) -> None:
+    def beat(self, stage: Stage, progress: int = 0, rows: int = 0, waiting: int = 0) -> None:
         self.frames += 1
-        self.watch.beat(Beat(stage=stage, stage_s=0.0, progress=progress))
+        self.watch.beat(Beat(stage=stage, stage_s=0.0, progress=progress, rows=rows, waiting=waiting))
 
     def look(self, *, unanswered: bool = False) -> str | None:
         return self.watch.look(self.now, self.frames, self.steps, unanswered)
@@ -119,6 +119,25 @@ def test_one_suspicion_is_not_enough() -> None:
     clock.now += LOOK
     assert clock.look() is None
     assert clock.until_hung(None) is not None
+
+
+def test_requests_that_wait_for_memory_while_one_runs_are_no_hang() -> None:
+    """One long chunk of prompt, which shows no progress, while others lie unaccepted behind it."""
+    clock = Clock(Deadlines(look=LOOK, prefill=10_000))
+    for _ in range(2000):
+        clock.now += LOOK
+        clock.beat("prefill", 7, rows=1, waiting=3)
+        assert clock.look(unanswered=True) is None
+
+
+def test_requests_that_wait_while_nothing_runs_are_a_hang() -> None:
+    clock = Clock()
+    for _ in range(1000):
+        clock.now += LOOK
+        clock.beat("idle", waiting=3)
+        if clock.look(unanswered=True) is not None:
+            break
+    assert 120 < clock.now - 100.0 <= 120 + 3 * LOOK
 
 
 def test_a_request_that_nothing_answers_is_a_hang() -> None:
