@@ -32,6 +32,7 @@ from appliance.lock import Locked, StateLock
 from appliance.measuring import Sampler
 from appliance.remembered import Remembered
 from appliance.server.app import Listeners, build
+from appliance.service import Services
 from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.process import ENGINE
@@ -141,12 +142,16 @@ class _Appliance:
         )
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
+        services = Services(clock.time)
+        self._router.on_end.append(services.ended)
+        self._router.on_refused.append(services.refused)
         effects = RealEffects(
             self._engines,
             self._router,
             self._listeners,
             self._fetching,
             self._sampler,
+            services,
             file.path.parent,
             self._poke,
         )

@@ -19,6 +19,7 @@ from appliance.fetching import Fetching
 from appliance.hub import files
 from appliance.measuring import Sampler
 from appliance.server.listeners import Listeners
+from appliance.service import Services
 from appliance.supervisor.order import Probe
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.router import Router
@@ -52,11 +53,13 @@ class RealEffects:
         listeners: Listeners,
         downloads: Fetching,
         sampler: Sampler,
+        services: Services,
         base: Path,
         on_change: Callable[[], None],
     ) -> None:
         self._engines, self._router, self._listeners = engines, router, listeners
-        self._downloads, self._sampler, self._base, self._on_change = downloads, sampler, base, on_change
+        self._downloads, self._sampler, self._services = downloads, sampler, services
+        self._base, self._on_change = base, on_change
         self._loop = asyncio.get_running_loop()
         self._own_digests: dict[str, str] = {}
         self._refused_at: dict[tuple[str, int], float] = {}  # sockets that could not be bound, since when
@@ -82,6 +85,7 @@ class RealEffects:
             memory=replace(sample, used_bytes=used + sample.own_bytes),
             wanted=self._router.wanted,
             last_used=self._router.last_used,
+            service=self._services.look(spec, engines, self._router),
         )
 
     def _files(self, digest: str, model: Model) -> ModelFiles:

@@ -112,7 +112,6 @@ def _route(name: str, desired: Desired, decision: Decision) -> Route:
         code="model_swapping",
         message=f"{name} is being loaded",
         retry_after=2.0,
-        depth=guard.depth if guard is not None else None,
     )
 
 

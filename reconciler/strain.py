@@ -43,4 +43,5 @@ class Strain:
     def eased(self) -> bool:
         """Nothing has to be watched more closely than usual."""
         found = self.pressure
-        return found.level == "normal" and not (found.steps or found.hot or self.guards or found.runaway)
+        guarded = any(guard.stage for guard in self.guards.values())
+        return found.level == "normal" and not (found.steps or found.hot or guarded or found.runaway)

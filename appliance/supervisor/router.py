@@ -18,7 +18,7 @@ deadline holds until an engine begins the request, also while it waits inside on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
 import msgspec
@@ -86,9 +86,18 @@ class Router:
         """Requests in the queue of one model."""
         return len(self._queues.line(model))
 
+    def waiting_since(self, model: str) -> list[float]:
+        """When each of them came, on the loop's clock."""
+        return [ticket.opened for ticket in self._queues.line(model)]
+
     @property
     def in_flight(self) -> int:
         return len(self._live)
+
+    @property
+    def running(self) -> Collection[Generation]:
+        """Submitted, not ended."""
+        return self._live
 
     @property
     def tokens_out(self) -> int:
