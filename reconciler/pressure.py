@@ -372,7 +372,8 @@ def _why(before: Pressure, state: Pressure, reading: Reading, policy: Policy) ->
         return f"{our_use(reading)}; steps are undone below {_undone_below(state, policy)}"
     if state.cause == "others":
         what = reading.system_why or f"the system reports {state.level} memory pressure"
-        return f"other programs: {what}; {our_use(reading)}"
+        use = f" use {size(reading.other_bytes)}" if reading.other_bytes else ""
+        return f"other programs{use}: {what}; {our_use(reading)}"
     line = policy.critical if state.level == "critical" else policy.warning
     return f"{our_use(reading)}; {state.level} from {line}"
 

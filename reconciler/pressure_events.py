@@ -43,11 +43,10 @@ def _figures(after: Pressure, reading: Reading) -> dict[str, Any]:
 
 
 def _level(after: Pressure, reading: Reading) -> str:
-    level, cause = after.told
+    level, _ = after.told
     if level == "normal":
         return f"memory is back to normal: {our_use(reading)}"
-    whose = "other programs' doing" if cause == "others" else "LMX's own use"
-    return f"memory pressure is {level}, {whose}: {after.why}"
+    return f"memory pressure is {level}: {after.why}"
 
 
 def _heat(before: Pressure, after: Pressure) -> Iterator[Change]:

@@ -10,7 +10,8 @@ from reconciler import forecast, guard, pressure
 from reconciler.choice import LIVE, Desired
 from reconciler.digests import own_digest
 from reconciler.observed import EngineObs, EngineState, Observed
-from reconciler.readings import EngineReading, Reading
+from reconciler.readings import EngineReading, Reading, Service
+from reconciler.spec import Spec
 from reconciler.strain import Strain
 
 _OWN_STEP = 64 * 2**20  # bytes
@@ -21,18 +22,25 @@ def advanced(desired: Desired, seen: Observed) -> tuple[Strain, Reading]:
     before, spec = desired.strain, desired.spec
     allowed = _allowed(before.allowed, seen)
     reading = reading_of(desired, seen, allowed)
-    after = before.pressure
-    if reading.budget_bytes > 0:
-        after = pressure.advance(after, reading, pressure.Policy.of(spec))
-    strained = bool(after.steps or after.hot)
+    after, guards = judged(before, reading, seen.service, spec)
     strain = Strain(
         pressure=after,
-        guards=guard.advance(before.guards, seen.service, spec.slo, strained=strained),
+        guards=guards,
         returning=_returning(before, after, desired, seen),
         allowed=allowed,
         own_bytes=_own_bytes(before.own_bytes, seen),
     )
     return (before if strain == before else strain), reading
+
+
+def judged(
+    before: Strain, reading: Reading, services: Mapping[str, Service], spec: Spec
+) -> tuple[pressure.Pressure, Mapping[str, guard.Guard]]:
+    """Both policies, one reading later. `lmx simulate` asks the same."""
+    after = before.pressure
+    if reading.budget_bytes > 0:
+        after = pressure.advance(after, reading, pressure.Policy.of(spec))
+    return after, guard.advance(before.guards, services, spec.slo, strained=after.strained)
 
 
 def reading_of(desired: Desired, seen: Observed, allowed: Mapping[str, int]) -> Reading:

@@ -19,7 +19,7 @@ MODEL_VERBS = ["list", "load", "pull", "reload", "unload"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "chat config events history init plan reconcile schema status up validate version wait"
+    wanted = "chat config events history init plan reconcile schema simulate status up validate version wait"
     assert wanted.split() == VERBS
 
 

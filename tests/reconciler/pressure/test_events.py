@@ -20,9 +20,9 @@ def test_an_incident_as_one_timeline() -> None:
     back = "it returns when there is room, in 10 s at the earliest"
     calm = "LMX uses 500 MiB of 1000 MiB (50.0%); steps are undone below 80%"
     assert [f"{kind.value} {message}" for kind, message, _ in machine.events] == [
-        f"Pressure memory pressure is warning, LMX's own use: {rise}",
+        f"Pressure memory pressure is warning: {rise}",
         f"StepTaken drop_caches: {rise}",
-        f"Pressure memory pressure is critical, LMX's own use: {full}",
+        f"Pressure memory pressure is critical: {full}",
         f"StepTaken shed: idle leaves memory; {full}",
         f"StepTaken unload: chat ends at once; {full}; {back}",
         "Pressure memory is back to normal: LMX uses 500 MiB of 1000 MiB (50.0%)",

@@ -122,9 +122,11 @@ def test_the_budget_is_that_of_the_record_then_of_the_file_then_of_the_spec() ->
     text = "{}readings: [{{used: 1}}, {{t: 1, used: 1, budget: 3}}]"
     assert [r.reading.budget_bytes for r in load(text.format(""), "t", 9).records] == [9, 3]
     assert [r.reading.budget_bytes for r in load(text.format("budget: 5\n"), "t", 9).records] == [5, 3]
-    assert problems(text.format(""), None) == [
-        "trace:1:12: readings[0]: budget is missing; write it here, or once at the top"
-    ]
+    (told,) = problems(text.format(""), None)
+    assert told == (
+        "trace:1:12: readings[0]: budget is missing; write it here, once at the top, "
+        "or as a size in memory.budget"
+    )
 
 
 SIZE = "expected bytes as a whole number, or a size like 3.2GiB; found"
