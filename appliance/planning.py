@@ -18,7 +18,7 @@ from reconciler.changes import changes
 from reconciler.decide import Desired, forms
 from reconciler.loader import SpecError, load_text
 from reconciler.observed import EngineObs, EngineState, ListenerObs, Observed, Route, RoutingTable
-from reconciler.plan import limits_for, plan
+from reconciler.plan import plan
 from reconciler.preview import preview as run_forward
 from reconciler.spec import Spec
 
@@ -92,10 +92,7 @@ def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed
 def _with_limits(desired: Desired, seen: Observed) -> Observed:
     """Give each engine the limits the old spec asks for, and the router the orders it implies."""
     found = plan(desired, seen, Ledger())
-    limits = {
-        c.engine.id: limits_for(c) for c in found.decision.choices if c.engine is not None and c.context
-    }
-    engines = tuple(replace(e, limits=limits.get(e.id)) for e in seen.engines)
+    engines = tuple(replace(e, limits=found.decision.limits.get(e.id)) for e in seen.engines)
     return replace(seen, engines=engines, table=found.table)
 
 

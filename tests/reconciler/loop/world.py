@@ -130,7 +130,7 @@ class World:
         self.service: dict[str, Service] = {}
         self.out: Callable[[str], bool] = lambda _: False
         self.recycling: Callable[[str], bool] = lambda _: False
-        self._sampled_at = 0.0
+        self._sampled_at, self._sampled = 0.0, MemoryObs(0, 0)
         self._leaked_at = self.t
         self._snapshots: list[Observed] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -503,9 +503,17 @@ class World:
 
     def _measured(self) -> MemoryObs:
         """As a sampler would: the figures of now, which count as a new reading only four times a second."""
+        found = self._memory()
         if self.t - self._sampled_at >= SAMPLE_S:
-            self._sampled_at = self.t
-        return replace(self._memory(), at=self._sampled_at)
+            self._sampled_at, self._sampled = self.t, found
+        return replace(found, at=self._sampled_at)
+
+    def notable(self) -> bool:
+        """Whether the sampler would wake the loop."""
+        now, then = self._memory(), self._sampled
+        moved = abs(now.used_bytes - then.used_bytes) > 0.04 * now.total_bytes
+        leaks = any(e.leak for e in self.engines.values())
+        return moved or leaks or (now.system, now.heat) != (then.system, then.heat)
 
     # --- requests ------------------------------------------------------------------------------------
 
