@@ -159,7 +159,7 @@ class _Look:
                 yield Miss("tokens_per_s_p50", service.tokens_per_s_p50, slo.tokens_per_s_p50)
         burn = self._burn(service.fast_failed)
         if burn is not None:
-            yield Miss("error_budget", burn, self.policy.burn)
+            yield Miss("error_budget", burn, self._burn_line())
 
     def _burn(self, fast_failed: int) -> float | None:
         """How many times too fast the budget goes, by the window that shows less."""
@@ -170,6 +170,11 @@ class _Look:
         slow = service.slow_failed / max(1, service.slow_total)
         return min(fast, slow) / allowed
 
+    def _burn_line(self) -> float:
+        """A loose target cannot burn that fast; then half of all requests failing is over the line."""
+        allowed = 1.0 - self.slo.error_budget.target.fraction
+        return max(1.0, min(self.policy.burn, 0.5 / allowed)) if allowed > 0 else self.policy.burn
+
     def _sick(self, misses: tuple[Miss, ...]) -> str:
         """Why this engine does worse than it could; "" if it does not, or nobody can tell.
 
@@ -178,7 +183,7 @@ class _Look:
         """
         service = self.service
         own = self._burn(service.own_failed)
-        if own is not None and own > self.policy.burn:
+        if own is not None and own > self._burn_line():
             return f"{service.own_failed} failures are {service.engine}'s own"
         speed, usual = service.tokens_per_s_p50, service.usual_tokens_per_s
         if self.strained or not any(miss.figure != "error_budget" for miss in misses):

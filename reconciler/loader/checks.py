@@ -33,6 +33,7 @@ def check(spec: Spec) -> Iterator[Finding]:
     for name, model in spec.models.items():
         yield from _model(spec, ("models", name), model)
     yield from _limits(spec)
+    yield from _service_levels(spec)
     yield from _server(spec)
     yield from _skills(spec)
 
@@ -136,6 +137,20 @@ def _limits(spec: Spec) -> Iterator[Finding]:
             (("queue", "timeout"), ("swap", "drain_timeout")),
             f"{_said(spec.queue, 'timeout')} is shorter than swap.drain_timeout, "
             f"{_said(spec.swap, 'drain_timeout')}: requests that wait for a drain-first swap may be refused",
+            warning=True,
+        )
+
+
+def _service_levels(spec: Spec) -> Iterator[Finding]:
+    slo = spec.slo
+    if slo.error_budget.target.fraction >= 1:
+        message = "100% leaves no budget to count failures against; write what you can live with, like 99.9%"
+        yield Finding((("slo", "error_budget", "target"),), message)
+    if slo.cold_start is not None and slo.cold_start >= spec.swap.load_timeout:
+        yield Finding(
+            (("slo", "cold_start"), ("swap", "load_timeout")),
+            f"{_said(slo, 'cold_start')} is never exceeded: a load has failed after swap.load_timeout, "
+            f"{_said(spec.swap, 'load_timeout')}",
             warning=True,
         )
 

@@ -49,7 +49,6 @@ NOT_YET: tuple[Row, ...] = (
     Row("context.safe_mode", "degrading while hot"),
     Row("thermal", "degrading while hot"),
     Row("cache", "the prompt cache"),
-    Row("slo", "service levels"),
     Row("server.cors", "calls from browser pages"),
     Row("server.api_keys", "API keys"),
     Row("server.admin", "admin calls by key", lambda value: value == "key"),

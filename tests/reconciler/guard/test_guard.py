@@ -262,6 +262,13 @@ def test_few_failures_are_no_trend() -> None:
     assert Run().hold(replace(few, fast_failed=3, slow_failed=3), 1).stage == 1
 
 
+def test_a_loose_target_is_missed_when_half_of_the_requests_fail() -> None:
+    slo = Slo(error_budget=ErrorBudget(target=Share(0.9)))  # ten times too fast is the most there can be
+    half = replace(GOOD, fast_total=100, slow_total=100, fast_failed=50, slow_failed=50)
+    assert Run(slo).look(half).stage == 0
+    assert Run(slo).look(replace(half, fast_failed=51, slow_failed=51)).stage == 1
+
+
 def test_a_budget_of_nothing_is_not_divided_by() -> None:
     slo = Slo(error_budget=ErrorBudget(target=Share(1.0)))
     assert Run(slo).hold(FAILING, 10).stage == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from reconciler.loader import SpecError
 from reconciler.loader.checks import check
 from reconciler.spec import ApiKeys, Memory, Server, Spec
 from reconciler.units import Share
@@ -32,6 +35,16 @@ def test_rules_about_features_that_have_not_landed_hold_already() -> None:
 def test_a_default_that_nothing_acts_on_yet_is_in_nobodys_way() -> None:
     """`memory.recover` cannot be written yet, so its default must not forbid a lower warning."""
     assert load(MINIMAL + "memory: {warning: 70%}\n").spec.memory.warning == Share(0.7)
+
+
+def test_service_levels_that_cannot_be_held_or_missed() -> None:
+    head = MINIMAL + "slo: "
+    with pytest.raises(SpecError, match=r"slo\.error_budget\.target: 100% leaves no budget to count failures"):
+        load(head + "{error_budget: {target: 100%}}\n")
+    (warning,) = load(head + "{cold_start: 20m}\n").warnings
+    assert "slo.cold_start: 20m is never exceeded: a load has failed after swap.load_timeout, 15m" in warning
+    slo = load(head + "{ttft_p95: 800ms, tokens_per_s_p50: 30, error_budget: {target: 99%}}\n").spec.slo
+    assert (slo.ttft_p95, slo.tokens_per_s_p50, slo.error_budget.target) == (0.8, 30.0, Share(0.99))
 
 
 def test_no_active_model_is_fine_when_it_is_said() -> None:
