@@ -29,14 +29,18 @@ from appliance.feed import Feed
 from appliance.fetching import Fetching
 from appliance.host import Host, platform
 from appliance.lock import Locked, StateLock
+from appliance.logs import Logs, Style
 from appliance.measuring import Sampler
+from appliance.metrics import Metrics
 from appliance.remembered import Remembered
+from appliance.request_log import RequestLog
 from appliance.server.app import Listeners, build
 from appliance.service import Services
 from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.process import ENGINE
 from appliance.supervisor.router import Router
+from appliance.tally import Tally
 from appliance.telemetry import sample
 from reconciler.events import Event, EventType
 from reconciler.gate import Parsed, SourceProblem, SpecProblem
@@ -54,20 +58,23 @@ PRUNE_EVERY_S = 3600.0
 BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
 
 
-def run(file: Path, host: Host | None = None, *, engine: Sequence[str] = ENGINE) -> int:
+def run(
+    file: Path, host: Host | None = None, *, engine: Sequence[str] = ENGINE, log: Style | None = None
+) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
     host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
-    process; tests give one with faults.
+    process; tests give one with faults. log: the form of the lines on stderr.
 
     The first signal drains; a second one ends what still runs at once.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("sanic").setLevel(logging.WARNING)
-    logging.getLogger("sanic.error").setLevel(logging.WARNING)
+    logs = Logs(log)
     descriptors.raise_limit()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine))
+    finally:
+        logs.close()
 
 
 class _SpecFile:
@@ -137,8 +144,17 @@ class _Appliance:
         self._router = Router(self._engines, on_change=self._poke)
         self._breakers = Breakers(self._on_breaker)
         self._fetching = Fetching(self._poke, self._breakers)
+        self._requests, self._tally = RequestLog(), Tally()
+        self._router.on_end += [self._requests.ended, self._tally.ended]
+        self._router.on_refused += [self._requests.refused, self._tally.refused]
         self._control = ApplianceControl(
-            self._router, self._feed, self._memory, str(file.path), retry=self._fetching.retry_all
+            self._router,
+            self._feed,
+            self._memory,
+            str(file.path),
+            retry=self._fetching.retry_all,
+            metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
+            breakers=self._breakers,
         )
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
@@ -164,8 +180,9 @@ class _Appliance:
             fallback=BARE,
             memory=recall(history, file.parse, time.time() - clock.time()),
             on_event=self._on_event,
-            on_pass=self._control.noticed,
+            on_pass=self._on_pass,
             on_known=self._memory.known,
+            on_timed=self._tally.timed,
         )
         self._control.attach(self._loop)
 
@@ -180,7 +197,15 @@ class _Appliance:
         self._loop.emit(EventType.BREAKER, told(breaker), data)
 
     def _on_event(self, event: Event) -> None:
+        self._tally.event(event, asyncio.get_running_loop().time())
         self._feed.publish(event.as_dict())
+
+    def _on_pass(self) -> None:
+        self._requests.generation = self._loop.gate.generation
+        self._requests.step = self._loop.strain.pressure.step
+        if self._loop.seen is not None:
+            self._tally.engines(self._loop.seen.engines)
+        self._control.noticed()
 
     async def serve(self) -> None:
         running = asyncio.get_running_loop()

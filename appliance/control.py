@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from appliance import status as documents
+from appliance.breakers import Breakers
 from appliance.errors import ApiError
 from appliance.feed import Feed
 from appliance.hub.inventory import inventory
+from appliance.metrics import Metrics
 from appliance.remembered import Remembered
 from appliance.supervisor.router import Router
 from reconciler.fields import plain
@@ -26,10 +28,17 @@ class ApplianceControl:
     """reading: cheap, from what the loop last saw. Changing: an override, and the wait for its effect."""
 
     def __init__(
-        self, router: Router, feed: Feed, memory: Remembered, source: str, retry: Callable[[], None]
+        self,
+        router: Router,
+        feed: Feed,
+        memory: Remembered,
+        source: str,
+        retry: Callable[[], None],
+        metrics: Metrics,
+        breakers: Breakers,
     ) -> None:
         self.router = router
-        self._retry = retry
+        self._retry, self._metrics, self._breakers = retry, metrics, breakers
         self._feed, self._memory, self._source = feed, memory, source
         self._loop: Loop
         self._started = time.time()
@@ -53,7 +62,11 @@ class ApplianceControl:
             self.traffic(),
             self._memory.history(),
             self._memory.recent(),
+            self._breakers,
         )
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._metrics.exposition(accept)
 
     def traffic(self) -> documents.Traffic:
         counters = self.router.counters

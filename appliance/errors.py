@@ -56,6 +56,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.details = details or {}
+        self.recorded = False  # the router has made a record of the request that it ended
 
     def body(self) -> dict[str, Any]:
         return {

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import appliance
+from appliance.breakers import Breakers
 from reconciler import forecast
 from reconciler.decide import Choice
 from reconciler.loop import Loop
-from reconciler.observed import EngineObs, EngineState, ModelFiles, Observed
+from reconciler.observed import EngineInfo, EngineObs, EngineState, ModelFiles, Observed
 from reconciler.spec import Model
 
 # Shown of two engines of one model: the one that is furthest along.
@@ -24,6 +25,18 @@ _ORDER = [
     EngineState.STOPPING,
     EngineState.EXITED,
 ]
+STATES = (
+    "absent",
+    "downloading",
+    "on_disk",
+    "loading",
+    "probing",
+    "ready",
+    "draining",
+    "paged_out",
+    "failed",
+    "quarantined",
+)
 _STATE = {
     EngineState.STARTING: "loading",
     EngineState.LOADING: "loading",
@@ -52,6 +65,7 @@ def document(
     traffic: Traffic,
     history: list[dict[str, Any]],
     events: list[dict[str, Any]],
+    breakers: Breakers,
 ) -> dict[str, Any]:
     """started: wall clock, seconds. Valid before the first pass too: then nothing is known yet."""
     gate, seen = loop.gate, loop.seen
@@ -84,8 +98,9 @@ def document(
         "active": {"desired": loop.spec.active, "actual": serving(seen) if seen is not None else None},
         "models": models(loop),
         "memory": memory(loop, seen),
-        "thermal": {"level": None},
+        "thermal": thermal(loop, seen),
         "traffic": vars(traffic),
+        "breakers": {name: vars(view) for name, view in breakers.views().items()},
         "plan": plan_lines(loop),
         "history": history,
         "events": events,
@@ -187,7 +202,7 @@ def _model(
         "concurrency": {
             "declared": form.concurrency,
             "effective": 1 if alone else limits.concurrency if limits is not None else None,
-            "why": info.batch_why or "" if info is not None else "",
+            "why": _rows_why(choice, info),
         },
         "memory": {
             "forecast_bytes": choice.size.at(choice.context)
@@ -197,6 +212,12 @@ def _model(
         },
         "pid": engine.pid if engine is not None else None,
     }
+
+
+def _rows_why(choice: Choice | None, info: EngineInfo | None) -> str:
+    if info is not None and not info.batchable:
+        return info.batch_why or ""
+    return choice.concurrency_why if choice is not None else ""
 
 
 def model_state(
@@ -231,17 +252,30 @@ def model_state(
 
 def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
     if seen is None:
-        unknown = ("budget_bytes", "used_bytes", "other_bytes", "source", "level", "step")
-        return dict.fromkeys(unknown)
-    reading = seen.memory
+        unknown = ("budget_bytes", "used_bytes", "other_bytes", "source", "warning_bytes", "critical_bytes")
+        return dict.fromkeys((*unknown, "level", "cause", "step", "why"))
+    reading, pressure, limits = seen.memory, loop.strain.pressure, loop.spec.memory
+    budget = forecast.budget(limits.budget, reading)
     return {
-        "budget_bytes": forecast.budget(loop.spec.memory.budget, reading),
+        "budget_bytes": budget,
         "used_bytes": reading.used_bytes,
         "other_bytes": max(0, reading.total_bytes - reading.available_bytes - reading.used_bytes),
         "source": reading.source,
-        "level": None,
-        "step": None,
+        "warning_bytes": int(budget * limits.warning.fraction),
+        "critical_bytes": int(budget * limits.critical.fraction),
+        "level": pressure.level,
+        "cause": pressure.cause,
+        "step": pressure.step,
+        "why": pressure.why,
     }
+
+
+def thermal(loop: Loop, seen: Observed | None) -> dict[str, Any]:
+    """level: None where heat cannot be measured here."""
+    pressure = loop.strain.pressure
+    heat = seen.memory.heat if seen is not None else None
+    why = f"thermal: max_context_tokens={loop.spec.context.safe_mode}" if pressure.hot else ""
+    return {"level": heat, "hot": pressure.hot, "why": why}
 
 
 def percentile(values: list[float], part: float) -> float | None:

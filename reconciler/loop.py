@@ -91,10 +91,12 @@ class Loop:
         on_pass: Callable[[], None] = lambda: None,
         on_known: Callable[[Known], None] = lambda _: None,
         on_reading: Callable[[Reading, Mapping[str, Service]], None] = lambda *_: None,
+        on_timed: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         memory = memory or Memory()
         self._effects, self._store, self._wall, self._on_event = effects, store, wall, on_event
         self._on_pass, self._on_known, self._on_reading = on_pass, on_known, on_reading
+        self._on_timed = on_timed  # (acted, settled or failed; seconds), after each pass
         self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
@@ -218,14 +220,16 @@ class Loop:
         try:
             while not stop.is_set():
                 self._dirty.clear()
+                began, result = self._effects.now(), "failed"
                 try:
                     acted = await self.step()
-                    pause = self._pause(acted)
+                    result, pause = "acted" if acted else "settled", self._pause(acted)
                 except Exception as error:  # the one place where a bug must not end the appliance
                     self.errors += 1
                     log.exception("a pass of the loop failed")
                     self._report_error(error)
                     pause = ERROR_PAUSE_S
+                self._on_timed(result, self._effects.now() - began)
                 if pause == 0.0:
                     await asyncio.sleep(0)
                     continue
@@ -426,7 +430,7 @@ class Loop:
 
     def emit(self, kind: EventType, message: str, data: Mapping[str, Any]) -> None:
         event = self._store.add_event(Event(kind, message, self._wall(), data=MappingProxyType(dict(data))))
-        log.info("%s %s", kind.value, message)
+        log.info("%s %s", kind.value, message, extra={"fields": {"event": kind.value, **data}})
         self._on_event(event)
 
     def _set_ledger(self, ledger: Ledger) -> None:

@@ -7,11 +7,15 @@ from typing import Annotated
 import typer
 
 from appliance.cli.failure import CliError
-from appliance.cli.options import DEFAULT_FILE, File
+from appliance.cli.options import DEFAULT_FILE, File, Format
 
 
 def up(
     file: File = DEFAULT_FILE,
+    log: Annotated[
+        Format | None,
+        typer.Option(metavar="text|json", help="Form of the log on stderr; default: text on a terminal."),
+    ] = None,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="Not supported yet.")] = None,
 ) -> None:
     """Serve what FILE says, and follow it as it is edited. Stops, after a drain, on ^C or SIGTERM."""
@@ -19,4 +23,4 @@ def up(
         raise CliError("--profile is not supported yet; `lmx up` without it serves the whole file.")
     from appliance.app import run
 
-    raise typer.Exit(run(file))
+    raise typer.Exit(run(file, log=log.value if log is not None else None))

@@ -14,7 +14,8 @@ from sanic.config import Config
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from appliance.server import admin, chat, completions, health, models, unbuilt
+from appliance.server import admin, chat, completions, health, metrics, models, unbuilt
+from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.guards import Guards
 from appliance.server.listeners import Listeners
@@ -59,6 +60,10 @@ def build(control: Control) -> Sanic[Any, Any]:
         listeners.say_close(request)
         return await guards.on_request(request)
 
+    def note(request: Request, code: str) -> None:
+        control.router.note(caller_of(request), code)
+
+    app.ctx.note = note  # for error_reply: refusals that the router has not seen
     app.register_middleware(on_request, "request")
     app.register_middleware(_on_response, "response")
     app.error_handler.add(Exception, error_reply)
@@ -68,6 +73,7 @@ def build(control: Control) -> Sanic[Any, Any]:
         completions.blueprint(control),
         models.blueprint(control),
         admin.blueprint(control, guards, listeners),
+        metrics.blueprint(control),
         unbuilt.blueprint(),
     ):
         app.blueprint(family)

@@ -23,6 +23,9 @@ class Control(Protocol):
     def status(self) -> dict[str, Any]:
         """The whole /status document."""
 
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """What /metrics shows, and its content type, in the form that an Accept header asks for."""
+
     def plan(self) -> list[dict[str, Any]]: ...
 
     def config(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 import msgspec
-from sanic.exceptions import SanicException
+from sanic.exceptions import PayloadTooLarge, SanicException
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
@@ -56,6 +56,8 @@ def as_api_error(request: Request, error: BaseException) -> ApiError:
     """What a client is told of `error`. Anything unforeseen is logged here and answered with 500."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, PayloadTooLarge) and request.method == "NONE":  # no request could be read
+        return headers_too_large("the head of the request is over 16 KiB")
     if isinstance(error, SanicException) and error.status_code < 500:
         code = _BY_STATUS.get(error.status_code, "invalid_request")
         if code == "not_found":
@@ -78,8 +80,17 @@ def as_api_error(request: Request, error: BaseException) -> ApiError:
     )
 
 
+def headers_too_large(why: str) -> ApiError:
+    """431: not the body, whose limit is another."""
+    error = ApiError("request_too_large", f"{why}; send fewer or shorter headers")
+    error.status = 431
+    return error
+
+
 def error_reply(request: Request, error: Exception) -> HTTPResponse:
     answer = as_api_error(request, error)
+    if not answer.recorded:
+        request.app.ctx.note(request, answer.code)
     headers = {}
     if answer.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(answer.retry_after)))

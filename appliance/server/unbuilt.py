@@ -14,7 +14,6 @@ ROUTES: dict[str, str] = {
     "/v1/messages/count_tokens": "POST",
     "/v1/rerank": "POST",
     "/v1/ws": "GET",
-    "/metrics": "GET",
     "/admin/models/pull": "POST",
     "/admin/drain": "POST",
     "/admin/warmup": "POST",

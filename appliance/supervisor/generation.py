@@ -163,6 +163,8 @@ class Generation:
 
     def _end(self, outcome: str) -> None:
         on_end, self._on_end = self._on_end, None
+        if self._error is not None:
+            self._error.recorded = True
         if on_end is not None:
             on_end(self, outcome)
 

@@ -18,6 +18,7 @@ deadline holds until an engine begins the request, also while it waits inside on
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
@@ -122,7 +123,13 @@ class Router:
         if error is not None:
             now = asyncio.get_running_loop().time()
             self._note_refused(Refused("", error.code, now, now, False, caller))
+            error.recorded = True
             raise error
+
+    def note(self, caller: Caller, code: str) -> None:
+        """A request was refused before it came here: its body, its Host header, its path."""
+        now = asyncio.get_running_loop().time()
+        self._note_refused(Refused("", code, now, now, False, caller))
 
     async def open(
         self,
@@ -152,9 +159,12 @@ class Router:
             caller=caller,
             beside=beside,
         )
-        self._place(ticket)
         try:
+            self._place(ticket)
             return await ticket.future
+        except ApiError as error:
+            error.recorded = True
+            raise
         except asyncio.CancelledError:
             self._abandon(ticket)
             raise
@@ -192,7 +202,7 @@ class Router:
         table = self._table
         if self._closed is not None:
             return refusals.closed(self._closed)
-        if table.drained and asyncio.get_running_loop().time() >= table.sessions_until:
+        if table.drained and time.time() >= table.sessions_until:
             return refusals.drained(table.drained, known=False)
         if len(self._queues) < table.depth or any(map(self._may_start_now, table.routes.values())):
             return None
@@ -229,7 +239,7 @@ class Router:
             raise refusals.refusing(route)
         if self._drained_at is not None and ticket.opened >= self._drained_at:
             known = self._known(ticket)
-            if not known or ticket.opened >= table.sessions_until:
+            if not known or time.time() >= table.sessions_until:
                 raise refusals.drained(table.drained, known=known)
         return route
 

@@ -77,6 +77,7 @@ class Desk:
         self.answer: Callable[[int], Answer] = lambda _: Answer(said("Hello", " there"))
         self.abandoned = asyncio.Event()
         self.checked: list[Caller] = []
+        self.noted: list[tuple[Caller, str]] = []
         self.callers: list[Caller] = []
         self.full: ApiError | None = None  # what every request is refused with before its body is read
         self.hold: asyncio.Event | None = None  # requests wait here before they are accepted
@@ -84,7 +85,11 @@ class Desk:
     def check(self, caller: Caller) -> None:
         self.checked.append(caller)
         if self.full is not None:
+            self.full.recorded = True
             raise self.full
+
+    def note(self, caller: Caller, code: str) -> None:
+        self.noted.append((caller, code))
 
     async def open(
         self,
@@ -134,6 +139,9 @@ class Board:
 
     def status(self) -> dict[str, Any]:
         return {"name": "test", "summary": "Ready", "generation": 3}
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return f"asked {accept}".encode(), "text/plain; version=0.0.4; charset=utf-8"
 
     def plan(self) -> list[dict[str, Any]]:
         return [{"action": "load", "model": "demo"}]

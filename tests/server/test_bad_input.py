@@ -315,7 +315,6 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/rerank"),
         ("GET", "/v1/ws"),
-        ("GET", "/metrics"),
         ("POST", "/admin/models/pull"),
         ("POST", "/admin/drain"),
         ("POST", "/admin/warmup"),

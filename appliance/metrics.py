@@ -1,0 +1,138 @@
+"""GET /metrics: gauges from what the loop last saw, counters from the tally. A scrape measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import appliance
+from appliance import metric_table
+from appliance import status as documents
+from appliance.breakers import Breakers
+from appliance.supervisor.router import Router
+from appliance.tally import Histogram, Tally
+from reconciler.loop import Loop
+
+BREAKER = {"closed": 0, "half_open": 1, "open": 2}
+LETTERS = 1000  # of an Accept header that are looked at
+
+Rows = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, value
+Histograms = Iterable[tuple[tuple[str, ...], Histogram]]
+
+
+class Metrics(Collector):
+    """One registry of its own: nothing global, so several appliances in one process do not mix."""
+
+    def __init__(self, loop: Callable[[], Loop], router: Router, breakers: Breakers, tally: Tally) -> None:
+        self._loop, self._router, self._breakers, self._tally = loop, router, breakers, tally
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type) in the form that this Accept header asks for."""
+        encoder, content_type = choose_encoder(accept[:LETTERS])
+        return encoder(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        loop = self._loop()
+        self._tally.forget(loop.spec.models)
+        values, histograms = dict(self._values(loop)), dict(self._histograms())
+        for metric in metric_table.METRICS:
+            labels = [name for name, _ in metric.labels]
+            match metric.kind:
+                case "info":
+                    yield InfoMetricFamily(
+                        metric.name.removesuffix("_info"), metric.help, {"version": appliance.__version__}
+                    )
+                case "gauge":
+                    gauge = GaugeMetricFamily(metric.name, metric.help, labels=labels)
+                    for row, value in values[metric.name]:
+                        gauge.add_metric(row, value)
+                    yield gauge
+                case "counter":
+                    counter = CounterMetricFamily(metric.name, metric.help, labels=labels)
+                    for row, value in values[metric.name]:
+                        counter.add_metric(row, value)
+                    yield counter
+                case "histogram":
+                    family = HistogramMetricFamily(metric.name, metric.help, labels=labels)
+                    for row, histogram in histograms[metric.name]:
+                        family.add_metric(row, histogram.buckets(), histogram.sum)
+                    yield family
+
+    def _values(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
+        tally, counters = self._tally, self._router.counters
+        yield "lmx_generation", _one(loop.gate.generation)
+        yield "lmx_observed_generation", _one(loop.observed_generation)
+        yield (
+            "lmx_condition",
+            [
+                ((kind,), float(found.status == "True"))
+                for kind, found in loop.conditions.items()
+                if found.status != "Unknown"
+            ],
+        )
+        yield "lmx_reconcile_total", _by_one(tally.reconciles)
+        yield "lmx_swap_total", _by_one(tally.swaps)
+        yield "lmx_rollback_total", _one(tally.swaps["rolled_back"])
+        yield "lmx_degradations_total", _by_one(tally.degradations)
+        yield "lmx_engine_restarts_total", list(tally.restarts.items())
+        yield "lmx_requests_total", list(tally.requests.items())
+        yield "lmx_requests_in_flight", _one(self._router.in_flight)
+        yield "lmx_queue_depth", _one(self._router.queued)
+        yield (
+            "lmx_tokens_total",
+            [(("prompt",), counters.prompt_tokens), (("completion",), self._router.tokens_out)],
+        )
+        yield (
+            "lmx_breaker_state",
+            [((name,), BREAKER[view.state]) for name, view in self._breakers.views().items()],
+        )
+        yield from self._machine(loop)
+
+    def _machine(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
+        memory, step = documents.memory(loop, loop.seen), loop.desired.strain.pressure.step
+        for name in ("budget", "used", "other"):
+            value = memory[f"{name}_bytes"]
+            yield f"lmx_memory_{name}_bytes", [] if value is None else _one(value)
+        ladder = loop.spec.memory.ladder
+        yield "lmx_memory_step", _one(ladder.index(step) + 1 if step in ladder else 0)
+        used: dict[str, int] = dict.fromkeys(loop.spec.models, 0)
+        for engine in loop.seen.engines if loop.seen is not None else ():
+            if engine.model in used:
+                used[engine.model] += engine.memory_bytes
+        yield "lmx_memory_engine_bytes", _by_one(used)
+        states = {name: model["state"] for name, model in documents.models(loop).items()}
+        yield (
+            "lmx_model_state",
+            [
+                ((name, state), float(state == now))
+                for name, now in states.items()
+                for state in documents.STATES
+            ],
+        )
+
+    def _histograms(self) -> Iterator[tuple[str, Histograms]]:
+        tally = self._tally
+        yield "lmx_reconcile_duration_seconds", [((), tally.reconcile_s)]
+        yield "lmx_swap_duration_seconds", [((stage,), found) for stage, found in tally.stages_s.items()]
+        yield "lmx_ttft_seconds", [((), tally.ttft_s)]
+        yield "lmx_inter_token_seconds", [((), tally.inter_token_s)]
+
+
+def _one(value: float) -> Rows:
+    return [((), value)]
+
+
+def _by_one(values: dict[str, int]) -> Rows:
+    return [((name,), value) for name, value in values.items()]
