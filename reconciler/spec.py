@@ -8,9 +8,9 @@ order between two limits) is in `loader/checks.py`; what has no code behind it y
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from reconciler import fields, names
 from reconciler.fields import leaf, section
@@ -170,7 +170,8 @@ class Memory(Part):
         Share(0.9), "Part of the budget where it stops being gentle"
     )
     recover: Annotated[Share, Percentage("1%")] = leaf(
-        Share(0.8), "A step is left only below this part of the budget"
+        Share(0.8),
+        "A step is left only below this part of the budget; unless said, 5 points under a lower `warning`",
     )
     dwell: Annotated[float, Duration("0s", "1d")] = leaf(10.0, "... held for this long")
     wired: Annotated[
@@ -179,6 +180,14 @@ class Memory(Part):
     ladder: Annotated[tuple[str, ...], Listed(Choice(*names.LADDER))] = leaf(
         names.LADDER, "Steps taken under memory pressure, first to last"
     )
+
+    @model_validator(mode="after")
+    def _recover_follows_warning(self) -> Self:
+        """A lower `warning` alone must not contradict a default that the file does not mention."""
+        if "recover" not in self.model_fields_set:
+            points = max(self.warning.fraction - 0.05, self.warning.fraction / 2, 0.01)
+            self.__dict__["recover"] = Share(min(0.8, round(points, 6)))  # frozen, and not yet handed out
+        return self
 
 
 class Context(Part):

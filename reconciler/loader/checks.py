@@ -128,6 +128,7 @@ def _limits(spec: Spec) -> Iterator[Finding]:
         if below >= above:
             message = f"{_said(memory, low)} must be below memory.{high}, {_said(memory, high)}"
             yield Finding((("memory", low), ("memory", high)), message)
+    yield from _degrading(spec)
     thermal = spec.thermal
     if HEAT.index(thermal.leave) >= HEAT.index(thermal.enter):
         message = f"{_said(thermal, 'leave')} must be cooler than thermal.enter, {_said(thermal, 'enter')}"
@@ -137,6 +138,27 @@ def _limits(spec: Spec) -> Iterator[Finding]:
             (("queue", "timeout"), ("swap", "drain_timeout")),
             f"{_said(spec.queue, 'timeout')} is shorter than swap.drain_timeout, "
             f"{_said(spec.swap, 'drain_timeout')}: requests that wait for a drain-first swap may be refused",
+            warning=True,
+        )
+
+
+def _degrading(spec: Spec) -> Iterator[Finding]:
+    """Choices that work, and that hardly anybody would make knowingly."""
+    ladder, ceiling = spec.memory.ladder, spec.context.ceiling
+    if not ladder:
+        message = "nothing gives way under memory pressure; leave it out for all steps"
+        yield Finding((("memory", "ladder"),), message, warning=True)
+    elif "unload" in ladder and "shed" in ladder[ladder.index("unload") :]:
+        message = "unload before shed: the active model is ended before models that nobody waits for"
+        yield Finding((("memory", "ladder"),), message, warning=True)
+    if (
+        ceiling != "auto"
+        and spec.context.safe_mode > ceiling
+        and "safe_mode" in spec.context.model_fields_set
+    ):
+        yield Finding(
+            (("context", "safe_mode"), ("context", "ceiling")),
+            f"{spec.context.safe_mode} lowers nothing: context.ceiling is {ceiling}",
             warning=True,
         )
 

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.loader import SpecError
 from reconciler.loader.checks import check
-from reconciler.spec import ApiKeys, Memory, Server, Spec
+from reconciler.spec import ApiKeys, Context, Memory, Server, Spec, Thermal
 from reconciler.units import Share
 from tests.reconciler.spec.reading import MINIMAL, load
 
@@ -32,9 +32,36 @@ def test_rules_about_features_that_have_not_landed_hold_already() -> None:
     ]
 
 
-def test_a_default_that_nothing_acts_on_yet_is_in_nobodys_way() -> None:
-    """`memory.recover` cannot be written yet, so its default must not forbid a lower warning."""
-    assert load(MINIMAL + "memory: {warning: 70%}\n").spec.memory.warning == Share(0.7)
+def test_recover_follows_a_lower_warning_unless_it_is_said() -> None:
+    """Else `warning: 70%` alone would contradict a default that the file does not mention."""
+    assert load(MINIMAL + "memory: {warning: 70%}\n").spec.memory.recover == Share(0.65)
+    follows = {w: Memory(warning=Share(w)).recover.fraction for w in (0.95, 0.85, 0.84, 0.5, 0.08, 0.02)}
+    assert follows == {0.95: 0.8, 0.85: 0.8, 0.84: 0.79, 0.5: 0.45, 0.08: 0.04, 0.02: 0.01}
+    assert Memory(warning=Share(0.5), recover=Share(0.3)).recover == Share(0.3)
+    assert Memory() == Memory(recover=Share(0.8))
+
+
+def test_a_ladder_that_hardly_anybody_would_choose_is_warned_of() -> None:
+    base = load(MINIMAL).spec
+
+    def warned(**update: object) -> list[str]:
+        found = list(check(base.model_copy(update=update)))
+        assert all(finding.warning for finding in found)
+        return [finding.message for finding in found]
+
+    assert warned(memory=Memory(ladder=())) == [
+        "nothing gives way under memory pressure; leave it out for all steps"
+    ]
+    assert warned(memory=Memory(ladder=("unload", "shed"))) == [
+        "unload before shed: the active model is ended before models that nobody waits for"
+    ]
+    assert warned(memory=Memory(ladder=("shed", "unload"))) == []
+    assert warned(memory=Memory(ladder=("unload",))) == []
+    assert warned(context=Context(ceiling=8192, safe_mode=16384)) == [
+        "16384 lowers nothing: context.ceiling is 8192"
+    ]
+    assert warned(context=Context(ceiling=8192)) == []
+    assert warned(thermal=Thermal(enter="trapping", leave="heavy")) == []
 
 
 def test_service_levels_that_cannot_be_held_or_missed() -> None:
