@@ -10,6 +10,16 @@ from sanic.request import Request
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 
+class Connection(HttpProtocol):
+    """One client's connection. It tells the listeners that it has come: there is a limit to their number."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+        self.app.ctx.listeners.arrived(self)
+
+
 def http_of(request: Request) -> Http:
     """The state of this request and response on its connection."""
     return cast(Http, request.stream)

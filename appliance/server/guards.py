@@ -19,13 +19,15 @@ from sanic.response import HTTPResponse
 
 from appliance.errors import ApiError
 from appliance.server.body import DISCARD
-from appliance.server.connection import protocol_of, transport_of
+from appliance.server.connection import http_of, protocol_of, transport_of
 from appliance.server.control import Control
+from appliance.server.replies import headers_too_large
 
 if TYPE_CHECKING:
     from reconciler.spec import Server
 
 _HOST = re.compile(r"^(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?$")
+MOST_HEADERS = 100
 _SAFE = ("GET", "HEAD", "OPTIONS")
 # A proxy on this machine speaks for someone else: its loopback address proves nothing.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
@@ -45,6 +47,9 @@ class Guards:
         if request.method == "NONE":  # Sanic's stand-in for a request it could not parse
             return None
         server = self._control.spec().server
+        if len(request.headers) > MOST_HEADERS:
+            http_of(request).keep_alive = False
+            raise headers_too_large(f"{len(request.headers)} headers are more than {MOST_HEADERS}")
         # A body that no handler reads is thrown away up to here, then the connection is closed.
         protocol_of(request).request_max_size = server.max_body + DISCARD
         host = check_host(request, server)

@@ -21,12 +21,14 @@ from sanic.http import Http, Stage
 from sanic.request import Request
 from sanic.server.async_server import AsyncioServer
 
-from appliance.server.connection import http_of, protocol_of
+from appliance.server.connection import Connection, http_of, protocol_of
+from appliance.server.patience import Patience, make_room, most_connections
 from reconciler.observed import ListenerObs
 
 BACKLOG = 1024
 IDLE_S = 6.0  # the usual clients drop an idle connection after 5 s and never write into it afterwards
 LOOK_S = 0.05
+WATCH_S = 1.0  # between two looks at slow clients
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Listeners:
         self._started = False
         self._listeners: list[_Listener] = []
         self._failed: dict[tuple[str, int], str] = {}
+        self._patience = Patience()
+        self._watch: asyncio.TimerHandle | None = None
+        self.most = most_connections()
 
     async def open(self, host: str, port: int) -> int:
         """Listen, and return the port, which the system chose where 0 was asked.
@@ -75,9 +80,12 @@ class Listeners:
             # Sanic takes signals that nobody listens to out of its own code: possible once in a process.
             self._app.config.TOUCHUP = not getattr(Http, "__touched__", False)
             await self._app._startup()  # type: ignore[no-untyped-call]
+            self._look()
         servers = []
         for sock in sockets:
-            server = await self._app.create_server(sock=sock, backlog=BACKLOG, return_asyncio_server=True)
+            server = await self._app.create_server(
+                sock=sock, protocol=Connection, backlog=BACKLOG, return_asyncio_server=True
+            )
             assert server is not None
             servers.append(server)
         port = sockets[0].getsockname()[1]
@@ -110,6 +118,8 @@ class Listeners:
     async def close_all(self, grace: float) -> None:
         """The end of the process: idle connections go at once, also those of listeners that close already."""
         end = time.monotonic() + grace
+        if self._watch is not None:
+            self._watch.cancel()
         still = [listener for listener in self._listeners if listener.state == "open"]
         going = [listener for listener in self._listeners if listener.state == "closing"]
         await asyncio.gather(
@@ -137,6 +147,15 @@ class Listeners:
             if listener.holds(protocol):
                 await listener.closing.wait()
                 return
+
+    def arrived(self, connection: Connection) -> None:
+        """A client has connected. Over the limit, the idlest of all make room."""
+        if sum(len(server.connections) for one in self._listeners for server in one.servers) > self.most:
+            make_room([held for one in self._listeners for held in one.connections()], connection)
+
+    def _look(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look)
+        self._patience.look(held for one in self._listeners for held in one.connections())
 
     def _find(self, host: str, port: int) -> _Listener | None:
         for listener in self._listeners:

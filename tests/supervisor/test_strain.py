@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -188,7 +189,7 @@ async def test_while_drained_new_sessions_are_turned_away_and_known_ones_served(
     async with shared() as w:
         engine = await w.serving()
         await introduce(w)
-        now = asyncio.get_running_loop().time()
+        now = time.time()
         route = Route("demo", "ready", engine, 4)
         w.route(route, drained="drained by lmx drain", sessions_until=now + PATIENCE)
         w.router.check(NEW)  # only the body may tell the session
