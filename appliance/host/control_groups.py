@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from appliance.host.files import number, table, text
+from appliance.host.files import number, text, value
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ V2 = Files(
     "sys/fs/cgroup",
     "memory.max",
     "memory.current",
-    ("inactive_file", "active_file", "slab_reclaimable"),
+    ("inactive_file ", "active_file ", "slab_reclaimable "),
     "memory.pressure",
 )
 V1 = Files(
     "sys/fs/cgroup/memory",
     "memory.limit_in_bytes",
     "memory.usage_in_bytes",
-    ("total_inactive_file", "total_active_file"),
+    ("total_inactive_file ", "total_active_file "),
     None,
 )
 
@@ -55,8 +55,8 @@ class Group:
     def free(self, limit: int) -> int:
         """Bytes that may still be taken before the group is full. Page cache counts as free."""
         usage = number(text(f"{self.folder}/{self.files.usage}")) or 0
-        stat = table(text(f"{self.folder}/memory.stat"))
-        cache = sum(max(0, stat.get(key, 0)) for key in self.files.reclaimable)
+        stat = text(f"{self.folder}/memory.stat")
+        cache = sum(max(0, value(stat, key) or 0) for key in self.files.reclaimable)
         return max(0, limit - usage + min(cache, max(0, usage)))
 
     def pressure(self) -> str:

@@ -29,11 +29,12 @@ def number(word: str) -> int | None:
     return int(word) if digits.isascii() and digits.isdecimal() and len(digits) <= 20 else None
 
 
-def table(content: str) -> dict[str, int]:
-    """Lines of `name number`, `name: number kB`: the first number of each, by name. Others are left out."""
-    found = {}
-    for line in content.splitlines():
-        words = line.split()
-        if len(words) >= 2 and (value := number(words[1])) is not None:
-            found[words[0].rstrip(":")] = value
-    return found
+def value(content: str, key: str) -> int | None:
+    """The first number of the line that begins with `key`, the sign behind the name included: `pswpout `,
+    `MemTotal:`. None where there is none.
+
+    By search, and not by taking it all apart: these are kilobytes, several times a second, for ever.
+    """
+    _, _, rest = f"\n{content}".partition(f"\n{key}")
+    words = rest[:80].partition("\n")[0].split(None, 1)
+    return number(words[0]) if words else None

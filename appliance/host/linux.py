@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.host import thermal_zones
 from appliance.host.control_groups import Group, groups
-from appliance.host.files import table, text
+from appliance.host.files import text, value
 from appliance.host.levels import Judged, memory_left, stalls, swapping, worst
 from appliance.host.proportional import ProportionalSize
 from appliance.host.rate import Rate
@@ -36,14 +36,11 @@ class LinuxHost:
 
     def read(self, working_set: int = 0) -> MemoryObs:
         now = self._clock()
-        memory = table(text(f"{self._root}/proc/meminfo"))
-        machine = max(0, memory.get("MemTotal", 0)) * 1024
-        available = min(max(0, memory.get("MemAvailable", 0)) * 1024, machine)
-        known = "MemTotal" in memory and "MemAvailable" in memory
-        judged = [memory_left(machine, available)] if known else []
-        total, auto, source = machine, machine * 3 // 4, "physical memory" if known else UNKNOWN
+        total, available = self._machine()
+        auto, source = total * 3 // 4, "physical memory" if total else UNKNOWN
+        judged = [memory_left(total, available)]
         above = self._above(now)
-        for group in above if known else ():
+        for group in above:
             limit = group.limit()
             if limit is None or not 0 < limit < total:
                 continue
@@ -51,9 +48,7 @@ class LinuxHost:
             judged.append(memory_left(limit, free, f"control group {group.folder}"))
             total = auto = limit
             available, source = min(available, free), f"cgroup ({group.folder}/{group.files.limit})"
-        judged += self._stalls(above)
-        judged.append(self._swapping(now))
-        system, why = worst(*judged)
+        system, why = worst(*judged, *self._stalls(above), self._swapping(now))
         return MemoryObs(
             total_bytes=total,
             available_bytes=available,
@@ -66,6 +61,14 @@ class LinuxHost:
 
     def footprint(self, pid: int) -> int:
         return self._sizes(pid)
+
+    def _machine(self) -> tuple[int, int]:
+        """Total and available bytes; zeros where they are not known. Page cache counts as available."""
+        memory = text(f"{self._root}/proc/meminfo")
+        total, available = value(memory, "MemTotal:"), value(memory, "MemAvailable:")
+        if total is None or available is None or total <= 0:
+            return 0, 0
+        return total * 1024, min(max(0, available), total) * 1024
 
     def _above(self, now: float) -> list[Group]:
         if self._groups is None or now - self._groups[0] >= GROUPS_EVERY_S:
@@ -83,7 +86,7 @@ class LinuxHost:
 
     def _swapping(self, now: float) -> Judged:
         """Pages that went out, of the whole machine: Linux does not tell them apart by group."""
-        pages = table(text(f"{self._root}/proc/vmstat")).get("pswpout")
+        pages = value(text(f"{self._root}/proc/vmstat"), "pswpout ")
         rate = self._swapped.add(now, pages)
         return swapping(None if rate is None else rate * self._page)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance.host.files import table, text
+from appliance.host.files import text, value
 
 COST = 0.0003  # of a core, for the full readings of one process
 SELDOM = 1.0  # seconds between two of them at least
@@ -41,24 +41,25 @@ class ProportionalSize:
 
     def __call__(self, pid: int) -> int:
         """Bytes; 0 when the process is gone."""
-        status = table(text(f"{self._root}/proc/{pid}/status"))
-        if "RssAnon" not in status:  # gone, or a zombie: its memory is
+        status = text(f"{self._root}/proc/{pid}/status")
+        anonymous, shared = value(status, "RssAnon:"), value(status, "RssShmem:") or 0
+        if anonymous is None:  # gone, or a zombie: its memory is
             self._last.pop(pid, None)
             return 0
-        shared = status.get("RssShmem", 0)
-        own = status["RssAnon"] + shared
+        own = anonymous + shared
         last = self._last.get(pid)
         if last is None or self._clock() - last.at >= max(SELDOM, last.cost_s / COST):
             last = self._full(pid, shared)
         if last is None:  # no smaps_rollup here: all that is resident, what is shared with others too
-            return max(0, own + status.get("RssFile", 0)) * KIB
+            return max(0, own + (value(status, "RssFile:") or 0)) * KIB
         return max(0, own + last.beyond) * KIB
 
     def _full(self, pid: int, shared: int) -> _Full | None:
         began = self._clock()
-        rollup = table(text(f"{self._root}/proc/{pid}/smaps_rollup"))
-        if "Pss" not in rollup or "Anonymous" not in rollup:
+        rollup = text(f"{self._root}/proc/{pid}/smaps_rollup")
+        pss, anonymous = value(rollup, "Pss:"), value(rollup, "Anonymous:")
+        if pss is None or anonymous is None:
             return None
         now = self._clock()
-        self._last[pid] = full = _Full(now, now - began, rollup["Pss"] - rollup["Anonymous"] - shared)
+        self._last[pid] = full = _Full(now, now - began, pss - anonymous - shared)
         return full

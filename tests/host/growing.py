@@ -1,7 +1,7 @@
 """A process that takes memory when told to, and can stand where an engine would.
 
-A file `take-N` in the folder given makes it write N MiB, `drop` makes it give all back; it removes the file when
-that is done. Other arguments are ignored.
+A file `take-N` in the folder given makes it write N MiB, `drop` makes it give all back; it removes the file
+when that is done. Other arguments are ignored.
 """
 
 from __future__ import annotations
