@@ -32,6 +32,7 @@ from appliance.lock import Locked, StateLock
 from appliance.logs import Logs, Style
 from appliance.measuring import Sampler
 from appliance.metrics import Metrics
+from appliance.recording import Recorder, RecordingError
 from appliance.remembered import Remembered
 from appliance.request_log import RequestLog
 from appliance.server.app import Listeners, build
@@ -54,17 +55,24 @@ from reconciler.spec import Spec
 
 log = logging.getLogger("lmx")
 
-PRUNE_EVERY_S = 3600.0
+PRUNE_EVERY_S = 300.0
+PRUNE_PAUSE_S = 0.1  # between two goes where there is much to delete
 BARE = Spec.model_validate({"version": 1, "active": None, "models": {}})
 
 
 def run(
-    file: Path, host: Host | None = None, *, engine: Sequence[str] = ENGINE, log: Style | None = None
+    file: Path,
+    host: Host | None = None,
+    *,
+    engine: Sequence[str] = ENGINE,
+    log: Style | None = None,
+    record: Path | None = None,
 ) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
     host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
-    process; tests give one with faults. log: the form of the lines on stderr.
+    process; tests give one with faults. log: the form of the lines on stderr. record: where to write what the
+    loop reads.
 
     The first signal drains; a second one ends what still runs at once.
     """
@@ -72,7 +80,7 @@ def run(
     descriptors.raise_limit()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine))
+            return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine, record))
     finally:
         logs.close()
 
@@ -106,15 +114,18 @@ class _SpecFile:
         return state.folder(self.path, spec)
 
 
-async def _serve(file: _SpecFile, host: Host, engine: Sequence[str]) -> int:
+async def _serve(file: _SpecFile, host: Host, engine: Sequence[str], record: Path | None) -> int:
     folder = file.state_folder()
     try:
         with contextlib.ExitStack() as held:
             held.callback(StateLock(folder).release)
             history = History(folder / "history.db")
             held.callback(history.close)
-            await _Appliance(file, folder, history, host, engine).serve()
-    except Locked as error:
+            recorder = Recorder(record) if record is not None else None
+            if recorder is not None:
+                held.callback(recorder.close)
+            await _Appliance(file, folder, history, host, engine, recorder).serve()
+    except (Locked, RecordingError) as error:
         sys.stderr.write(f"lmx: {error}\n")
         return 1
     except (sqlite3.Error, OSError) as error:
@@ -125,7 +136,13 @@ async def _serve(file: _SpecFile, host: Host, engine: Sequence[str]) -> int:
 
 class _Appliance:
     def __init__(
-        self, file: _SpecFile, folder: Path, history: History, host: Host, engine: Sequence[str]
+        self,
+        file: _SpecFile,
+        folder: Path,
+        history: History,
+        host: Host,
+        engine: Sequence[str],
+        recorder: Recorder | None,
     ) -> None:
         clock = asyncio.get_running_loop()
         self._file, self._history = file, history
@@ -183,6 +200,7 @@ class _Appliance:
             on_pass=self._on_pass,
             on_known=self._memory.known,
             on_timed=self._tally.timed,
+            on_reading=recorder or (lambda *_: None),
         )
         self._control.attach(self._loop)
 
@@ -198,7 +216,8 @@ class _Appliance:
 
     def _on_event(self, event: Event) -> None:
         self._tally.event(event, asyncio.get_running_loop().time())
-        self._feed.publish(event.as_dict())
+        if event.kept:
+            self._feed.publish(event.as_dict())
 
     def _on_pass(self) -> None:
         self._requests.generation = self._loop.gate.generation
@@ -226,7 +245,7 @@ class _Appliance:
             watch = tasks.create_task(self._file.source.watch(self._poke, self._stop))
             beside = [
                 tasks.create_task(self._sampler.run()),
-                tasks.create_task(sample(self._control, self._feed)),
+                tasks.create_task(sample(self._control, self._feed, self._each_second)),
                 tasks.create_task(self._prune()),
             ]
             await self._stop.wait()
@@ -256,5 +275,10 @@ class _Appliance:
 
     async def _prune(self) -> None:
         while True:
-            self._memory.prune(time.time() - self._loop.spec.state.events)
-            await asyncio.sleep(PRUNE_EVERY_S)
+            more = self._memory.prune(time.time() - self._loop.spec.state.events)
+            await asyncio.sleep(PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
+
+    def _each_second(self) -> None:
+        for kind, count in self._memory.sum_up().items():
+            data = {"type": kind.value, "count": count}
+            self._loop.emit(kind, f"{count} more {kind.value} events within a second: not kept", data)

@@ -21,19 +21,18 @@ log = logging.getLogger("lmx.recording")
 MOST_BYTES = 64 * 2**20  # some 100,000 readings: hours under strain, days without
 
 
+class RecordingError(Exception):
+    """A recording that cannot begin. The message says where and why."""
+
+
 class Recorder:
-    """Call it with each reading. Not thread-safe: the loop owns it. Raises OSError only where it is made."""
+    """Call it with each reading. Not thread-safe: the loop owns it. Raises RecordingError when it is made."""
 
     def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
-        self._file: int | None = None
+        self._file: int | None
         self._most, self._written = most_bytes, 0
         self._last: tuple[Reading, Mapping[str, Service]] | None = None
-        for self.path in _names(path):
-            try:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                break
-            except FileExistsError:
-                continue
+        self.path, self._file = _new(path)
         log.info("recording what memory, heat and load do to %s, at most %d MiB", self.path, most_bytes >> 20)
 
     def __call__(self, reading: Reading, services: Mapping[str, Service]) -> None:
@@ -75,7 +74,16 @@ class Recorder:
             log.warning("%s did not close cleanly: %s", self.path, error)
 
 
-def _names(path: Path) -> itertools.chain[Path]:
-    """TRACE, then TRACE with 2, 3 and so on before its suffix."""
+def _new(path: Path) -> tuple[Path, int]:
+    """TRACE, or the first of TRACE-2, TRACE-3 and so on (before its suffix) that is not there yet."""
+    if path.is_dir():
+        raise RecordingError(f"{path} is a folder; name a file to record to")
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return itertools.chain([path], numbered)
+    for name in itertools.chain([path], numbered):
+        try:
+            return name, os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RecordingError(f"{name} cannot be recorded to: {error.strerror}") from error
+    raise AssertionError("numbers do not end")

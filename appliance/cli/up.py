@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,10 @@ def up(
         Format | None,
         typer.Option(metavar="text|json", help="Form of the log on stderr; default: text on a terminal."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Write what memory, heat and load do, for `lmx simulate`."),
+    ] = None,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="Not supported yet.")] = None,
 ) -> None:
     """Serve what FILE says, and follow it as it is edited. Stops, after a drain, on ^C or SIGTERM."""
@@ -23,4 +28,4 @@ def up(
         raise CliError("--profile is not supported yet; `lmx up` without it serves the whole file.")
     from appliance.app import run
 
-    raise typer.Exit(run(file, log=log.value if log is not None else None))
+    raise typer.Exit(run(file, log=log.value if log is not None else None, record=record))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.recording import Recorder
+from appliance.recording import Recorder, RecordingError
 from reconciler.names import HEAT
 from reconciler.readings import LEVELS, EngineReading, Reading, Service
 from reconciler.replay import replay
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_recording_after_a_whole_line(tmp_path: Path) -> No
     program = """
 import resource
 from pathlib import Path
-from appliance.recording import Recorder
+from appliance.recording import Recorder, RecordingError
 from reconciler.readings import Reading
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 recorder = Recorder(Path("trace.jsonl"))
@@ -136,5 +136,7 @@ for number in range(100):
 
 
 def test_a_place_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(RecordingError, match=r"trace\.jsonl cannot be recorded to: No such file"):
         Recorder(tmp_path / "nowhere" / "trace.jsonl")
+    with pytest.raises(RecordingError, match="is a folder; name a file to record to"):
+        Recorder(tmp_path)
