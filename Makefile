@@ -2,11 +2,14 @@
 
 FILE ?= lmx.yaml
 ARGS ?=
+SEED ?= 1
+FAULTS ?= 300
+MINUTES ?= 10
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench lock wheel clean
+.PHONY: help up test lint format bench chaos soak lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
@@ -31,6 +34,12 @@ format: $(READY) ## put the code into shape: import order, then layout
 
 bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAULTS=300)
+	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
+
+soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
 
 wheel: $(READY) ## build the wheel into dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .

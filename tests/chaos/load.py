@@ -21,6 +21,7 @@ from tests.e2e.http_stream import Answer, post
 # However bad it gets: the queue's time, a hang found out and a load, and a good deal for a busy machine.
 DEADLINE_S = 90.0
 THINK_S = 0.15
+AGAIN_S = 0.5  # after a refusal, as any client that is not hostile waits a moment
 QUESTIONS = (
     "Who are you?",
     "What is LMX?",
@@ -48,6 +49,11 @@ class Record:
     model: str
     text: str
     first_s: float | None = None
+    message: str = ""  # of a refusal
+
+
+# Ends only by what a person does, so no time can be named after which a retry helps.
+BY_HAND = ("quarantined", "lmx reconcile", "edit the spec", "residency")
 
 
 def judge(answer: Answer, stream: bool) -> tuple[str, bool]:
@@ -71,11 +77,12 @@ def judge(answer: Answer, stream: bool) -> tuple[str, bool]:
 
 def _refused(answer: Answer) -> tuple[str, bool]:
     try:
-        code = answer.json["error"]["code"]
+        error = answer.json["error"]
+        code, message = error["code"], error["message"]
     except (ValueError, KeyError, TypeError):
         return f"{answer.status} without a code", False
     if answer.status in (429, 503) and not answer.headers.get("retry-after", "").isdigit():
-        return f"{code} without Retry-After", False
+        return f"{code} without Retry-After", any(word in message for word in BY_HAND)
     return code, answer.status < 500 or answer.status in (503, 507)
 
 
@@ -104,6 +111,8 @@ class Client:
         for _ in range(1 + (draw.randrange(FOLLOW_UPS + 1) if not long else 0)):
             text = await self.ask(model, messages, tokens, stream)
             await asyncio.sleep(draw.expovariate(1 / THINK_S))
+            if text is None:
+                await asyncio.sleep(AGAIN_S)
             if text is None or stop.is_set():
                 return
             messages = [*messages, {"role": "assistant", "content": text}]
@@ -134,8 +143,9 @@ class Client:
         first = answer.times[0] - begin if answer.times else None
         key = json.dumps([messages, tokens])
         kind = "stream" if stream else "whole"
+        message = answer.body[:400].decode("utf-8", "replace") if answer.status not in (0, 200) else ""
         self._records.append(
-            Record(begin, end, kind, answer.status, outcome, typed, key, answered, text, first)
+            Record(begin, end, kind, answer.status, outcome, typed, key, answered, text, first, message)
         )
         return text if outcome == "ok" else None
 

@@ -109,8 +109,7 @@ def main() -> int:
         assert report.evidence is not None
         report.problems += verdict.failures(report.evidence)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        if report.problems:
-            shutil.copy(machine.log, args.out.with_suffix(".log"))
+        shutil.copy(machine.log, args.out.with_suffix(".log"))
     found = figures(report)
     show(console, found)
     args.out.write_text(json.dumps({**found, "log": report.log}, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from tests.chaos.appliance import Appliance, Missed
 from tests.chaos.faults import Fault
 from tests.chaos.faults.engines import Allocates
 from tests.chaos.load import QUESTIONS, Record
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import MOST_S, schedule
 from tests.chaos.verdict import Evidence
 from tests.chaos.watch import Sample, Sampler, sample
 from tests.e2e.machine import ROOT
@@ -53,8 +53,10 @@ class Scene:
 
     # --- the whole -----------------------------------------------------------------------------------
 
-    async def play(self, acts: Sequence[tuple[int, Sequence[type[Fault]]]], clients: int) -> Report:
-        """acts: (number of faults, kinds to draw from), one after the other."""
+    async def play(
+        self, acts: Sequence[tuple[int, Sequence[type[Fault]]]], clients: int, most_s: float = MOST_S
+    ) -> Report:
+        """acts: (number of faults, kinds to draw from), one after the other. most_s: between two faults."""
         appliance, report = self.appliance, self.report
         appliance.save()
         await asyncio.to_thread(appliance.up)
@@ -67,8 +69,8 @@ class Scene:
         operator = asyncio.create_task(self._operate())
         try:
             for number, (count, kinds) in enumerate(acts):
-                await self._act(count, schedule(report.seed + number, kinds))
-            report.settled_s = await self._settle()
+                await self._act(count, schedule(report.seed + number, kinds, most_s))
+                report.settled_s = max(report.settled_s, await self._settle())
         finally:
             self._sampler.stop()
             for child in (load, prober):
@@ -207,7 +209,8 @@ class Scene:
 def _read(child: subprocess.Popen[str]) -> str:
     """All it says, until its end. Not `communicate`: that would close its standard input at once."""
     assert child.stdout is not None
-    said = child.stdout.read()
+    with child.stdout:
+        said = child.stdout.read()
     child.wait()
     return said
 

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 
 from tests.chaos.faults import Fault
 
-LEAST_S, MOST_S = 0.3, 3.5  # from the beginning of one fault to that of the next
+LEAST_S, MOST_S = 0.3, 3.5  # from the beginning of one fault to that of the next; both are drawn
 
 
-def schedule(seed: int, kinds: Sequence[type[Fault]]) -> Iterator[tuple[float, Fault]]:
+def schedule(
+    seed: int, kinds: Sequence[type[Fault]], most_s: float = MOST_S
+) -> Iterator[tuple[float, Fault]]:
     """(seconds to wait before it, fault), without end."""
     random_ = random.Random(seed)
     while True:
         for kind in random_.sample(kinds, len(kinds)):
-            yield random_.uniform(LEAST_S, MOST_S), kind.draw(random_)
+            yield random_.uniform(LEAST_S, most_s), kind.draw(random_)

@@ -43,7 +43,8 @@ def requests(evidence: Evidence) -> Iterator[str]:
     """Each ended in tokens or a typed error; without an end at all only while LMX was down on purpose."""
     bad = [r for r in evidence.records if not r.typed and not within(evidence.down, r.begin, r.end)]
     for outcome, count in Counter(r.outcome for r in bad).most_common(SHOWN):
-        yield f"{count} requests ended in: {outcome}"
+        message = next(r.message for r in bad if r.outcome == outcome)
+        yield f"{count} requests ended in: {outcome} {message}"
     if not any(r.outcome == "ok" for r in evidence.records):
         yield "no request was answered at all"
 

@@ -74,9 +74,11 @@ class Sampler:
     def _run(self) -> None:
         while not self._stop.wait(self._every):
             try:
-                self.samples.append(sample(self.pid))
+                seen = sample(self.pid)
             except psutil.Error:
                 continue  # between two processes: the next look finds the new one
+            if seen.uss:  # a process on its way out has none
+                self.samples.append(seen)
 
 
 def sample(pid: int) -> Sample:

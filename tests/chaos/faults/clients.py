@@ -29,7 +29,7 @@ class Connections(Fault):
     """Holds sockets from its beginning to its end."""
 
     count: int
-    held: list[socket.socket] = field(default_factory=list, compare=False)
+    held: list[socket.socket] = field(default_factory=list, compare=False, repr=False)
 
     async def connect(self, appliance: Appliance, small: bool = False) -> None:
         loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Vanish(Connections):
 class Dawdle(Connections):
     """They read a byte a second."""
 
-    task: asyncio.Task[None] | None = field(default=None, compare=False)
+    task: asyncio.Task[None] | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "clients read slowly"
 
@@ -108,7 +108,7 @@ class Dawdle(Connections):
 class SlowHeads(Connections):
     """Slow loris: a head that never ends, a byte now and then."""
 
-    task: asyncio.Task[None] | None = field(default=None, compare=False)
+    task: asyncio.Task[None] | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "slow heads"
 

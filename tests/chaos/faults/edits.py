@@ -135,7 +135,7 @@ class Flips(Fault):
 class PortTaken(Fault):
     """An edit moves to a port that another program holds: the old address must stay."""
 
-    holder: socket.socket | None = field(default=None, compare=False)
+    holder: socket.socket | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "port taken"
     lane: ClassVar[str] = "file"

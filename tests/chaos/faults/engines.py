@@ -49,7 +49,7 @@ class Stopped(Fault):
     """Scheduled no more for a while; longer than the deadline, it is a hang."""
 
     pick: int
-    process: psutil.Process | None = field(default=None, compare=False)
+    process: psutil.Process | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "engine stopped"
 

@@ -25,7 +25,7 @@ class Hog(Fault):
     """Another program takes memory, and keeps it for a while."""
 
     mib: int
-    process: subprocess.Popen[bytes] | None = field(default=None, compare=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "memory hog"
     lane: ClassVar[str] = "memory"
