@@ -65,13 +65,17 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """at: wall clock, seconds since the epoch. id: grows by one, assigned by the store."""
+    """at: wall clock, seconds since the epoch. id: grows by one, assigned by the store.
+
+    kept: False for one of a storm, which the store counts and does not write down.
+    """
 
     type: EventType
     message: str
     at: float
     id: int = 0
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    kept: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -46,6 +46,8 @@ COLUMNS = (
     "generation, digest, content_digest, at, applied_at, text FROM generations",
 )
 KEPT_GENERATIONS = 100
+KEPT_EVENTS = 200_000
+AT_ONCE = 5_000  # events deleted in one go: 10 ms
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,16 @@ class History:
         ).fetchall()
         return [event for row in reversed(rows) if (event := _event(row)) is not None]
 
-    def prune(self, older_than: float) -> int:
-        """Delete events from before this wall-clock time, and old generations. How many events went."""
-        count = self._db.execute("DELETE FROM events WHERE at < ?", (older_than,)).rowcount
+    def prune(self, older_than: float, keep: int = KEPT_EVENTS) -> int:
+        """Delete events from before this wall-clock time, all but the newest `keep`, and old generations.
+
+        How many events went; AT_ONCE: there may be more, call again.
+        """
+        count = 0
+        for which, bound in (("at < ?", older_than), ("id <= (SELECT MAX(id) FROM events) - ?", keep)):
+            some = f"SELECT id FROM events WHERE {which} LIMIT ?"  # by an index each
+            gone = self._db.execute(f"DELETE FROM events WHERE id IN ({some})", (bound, AT_ONCE - count))
+            count += gone.rowcount
         known = self.known_generations()[1].values()
         good = self.last_good()
         wanted = sorted({*known, *([good.generation] if good is not None else [])})

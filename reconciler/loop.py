@@ -430,7 +430,8 @@ class Loop:
 
     def emit(self, kind: EventType, message: str, data: Mapping[str, Any]) -> None:
         event = self._store.add_event(Event(kind, message, self._wall(), data=MappingProxyType(dict(data))))
-        log.info("%s %s", kind.value, message, extra={"fields": {"event": kind.value, **data}})
+        if event.kept:
+            log.info("%s %s", kind.value, message, extra={"fields": {"event": kind.value, **data}})
         self._on_event(event)
 
     def _set_ledger(self, ledger: Ledger) -> None:
