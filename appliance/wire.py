@@ -228,7 +228,7 @@ def encode(message: ToEngine | FromEngine) -> bytes:
 def decode_to_engine(body: bytes | bytearray | memoryview) -> ToEngine:
     try:
         message: ToEngine = _to_engine.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # of half a frame, text may be anything
         raise WireError(f"not a message for an engine: {error}") from error
     return message
 
@@ -236,6 +236,6 @@ def decode_to_engine(body: bytes | bytearray | memoryview) -> ToEngine:
 def decode_from_engine(body: bytes | bytearray | memoryview) -> FromEngine:
     try:
         message: FromEngine = _from_engine.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # of half a frame, text may be anything
         raise WireError(f"not a message from an engine: {error}") from error
     return message
