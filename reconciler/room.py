@@ -66,7 +66,8 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
         if taken + floor > its_limit:
             # What would go by itself, or may be made to go later, is no reason to give up.
             waits = firm + floor <= limit
-            found = _no_room(choice, its_limit, limit, taken, waits, until)
+            own = desired.strain.own_bytes
+            found = _no_room(choice, its_limit, limit, taken, waits, until, own)
             if _stays(choice):
                 over[choice.name] = replace(found, message=f"goes on running, but {found.message}")
             else:
@@ -141,7 +142,7 @@ def _present(choice: Choice, seen: Observed) -> bool:
 
 
 def _no_room(
-    choice: Choice, its_limit: int, limit: int, taken: int, waits: bool, until: list[float]
+    choice: Choice, its_limit: int, limit: int, taken: int, waits: bool, until: list[float], own: int
 ) -> Blocked:
     assert choice.size is not None
     need = choice.size.arithmetic(choice.size.floor_context)
@@ -150,7 +151,7 @@ def _no_room(
     share = "warning" if its_limit == limit else "recover"
     message = (
         f"does not fit: {need}, {gib(max(0, its_limit - taken))} left of {gib(its_limit)} "
-        f"(memory.budget x memory.{share})"
+        f"(memory.budget x memory.{share}{f', less {gib(own)} for LMX itself' if own else ''})"
     )
     if taken:
         message += f" next to what stays loaded ({gib(taken)})"

@@ -37,9 +37,7 @@ def judged(
     before: Strain, reading: Reading, services: Mapping[str, Service], spec: Spec
 ) -> tuple[pressure.Pressure, Mapping[str, guard.Guard]]:
     """Both policies, one reading later. `lmx simulate` asks the same."""
-    after = before.pressure
-    if reading.budget_bytes > 0:
-        after = pressure.advance(after, reading, pressure.Policy.of(spec))
+    after = pressure.advance(before.pressure, reading, pressure.Policy.of(spec))
     return after, guard.advance(before.guards, services, spec.slo, strained=after.strained)
 
 

@@ -120,6 +120,7 @@ class Rig:
         self.poked = True
         self.lose_pokes = False
         self.deaths = 0
+        self._moved: tuple[Any, float] = ((), 0.0)
         self.errors: list[Exception] = []
         if spec is not None:
             self.write(spec)
@@ -205,12 +206,20 @@ class Rig:
             if self.world.t >= end:
                 return
             if pause == STRAINED_LOOK_S or (self.world.notable() and not self.lose_pokes):
-                pause = min(pause, SAMPLE_S)  # the sampler pokes
+                pause = min(pause, SAMPLE_S if self._moves() else 2.0)  # the sampler pokes
             elif pause == IDLE_LOOK_S:
                 pause = look
             ahead = self.world.next_event()
             until = min(end, self.world.t + pause, ahead if ahead is not None else end)
             self.world.advance(max(0.0, until - self.world.t) + 1e-6)
+
+    def _moves(self) -> bool:
+        """Whether looking often still makes a difference: nothing is in force for long in the same way."""
+        found = self.loop.strain.pressure
+        now = (found.steps, found.shed, found.unloaded, found.level, found.runaway)
+        if now != self._moved[0] or self.world.notable():
+            self._moved = (now, self.world.t)
+        return self.world.t - self._moved[1] < 30.0
 
     def step(self) -> bool:
         """One pass, whatever it does."""

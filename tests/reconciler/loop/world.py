@@ -371,7 +371,7 @@ class World:
         self._leaked_at = self.t
 
     def _kill(self, engine: Engine, failure: Failure) -> None:
-        if engine.memory + engine.extra <= 1.25 * max(engine.floor_bytes, engine.limits.memory_bytes):
+        if engine.memory + engine.extra <= max(engine.floor_bytes, engine.limits.memory_bytes):
             self._broken(f"{engine.id} is killed and uses no more than it was let in for")
         if engine.state is EngineState.EXITED:
             return
