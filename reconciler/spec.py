@@ -167,7 +167,8 @@ class Memory(Part):
         Share(0.85), "Part of the budget where degrading starts"
     )
     critical: Annotated[Share, Percentage("1%")] = leaf(
-        Share(0.9), "Part of the budget where it stops being gentle"
+        Share(0.9),
+        "Part of the budget where it stops being gentle; unless said, 5 points over a higher `warning`",
     )
     recover: Annotated[Share, Percentage("1%")] = leaf(
         Share(0.8),
@@ -182,11 +183,15 @@ class Memory(Part):
     )
 
     @model_validator(mode="after")
-    def _recover_follows_warning(self) -> Self:
-        """A lower `warning` alone must not contradict a default that the file does not mention."""
-        if "recover" not in self.model_fields_set:
-            points = max(self.warning.fraction - 0.05, self.warning.fraction / 2, 0.01)
-            self.__dict__["recover"] = Share(min(0.8, round(points, 6)))  # frozen, and not yet handed out
+    def _follow_warning(self) -> Self:
+        """`warning` alone must not contradict a default that the file does not mention."""
+        at = self.warning.fraction
+        follow = {
+            "recover": min(0.8, max(at - 0.05, at / 2, 0.01)),
+            "critical": max(0.9, min(at + 0.05, 1.0)),
+        }
+        for name in follow.keys() - self.model_fields_set:
+            self.__dict__[name] = Share(round(follow[name], 6))  # frozen, and not yet handed out
         return self
 
 
@@ -199,7 +204,16 @@ class Context(Part):
 
 class Thermal(Part):
     enter: Annotated[str, Choice(*names.HEAT[1:])] = leaf("heavy", "Heat at which safe mode starts")
-    leave: Annotated[str, Choice(*names.HEAT[:-1])] = leaf("moderate", "Heat at which safe mode ends")
+    leave: Annotated[str, Choice(*names.HEAT[:-1])] = leaf(
+        "moderate", "Heat at which safe mode ends; unless said, nominal where `enter` is moderate"
+    )
+
+    @model_validator(mode="after")
+    def _follow_enter(self) -> Self:
+        """As in `Memory`."""
+        if "leave" not in self.model_fields_set and self.enter == self.leave:
+            self.__dict__["leave"] = names.HEAT[names.HEAT.index(self.enter) - 1]
+        return self
 
 
 class Cache(Part):

@@ -18,12 +18,6 @@ def test_rules_about_features_that_have_not_landed_hold_already() -> None:
     def messages(**update: object) -> list[str]:
         return [found.message for found in check(base.model_copy(update=update))]
 
-    assert messages(memory=Memory(recover=Share(0.85))) == [
-        "85% must be below memory.warning, 85% (the default)"
-    ]
-    assert messages(memory=Memory(warning=Share(0.95), critical=Share(0.9))) == [
-        "95% must be below memory.critical, 90%"
-    ]
     assert messages(server=Server(admin="key")) == [
         "key needs server.api_keys, which is null; say where the keys come from"
     ]
@@ -32,13 +26,23 @@ def test_rules_about_features_that_have_not_landed_hold_already() -> None:
     ]
 
 
-def test_recover_follows_a_lower_warning_unless_it_is_said() -> None:
+def test_limits_that_the_file_does_not_say_follow_those_it_says() -> None:
     """Else `warning: 70%` alone would contradict a default that the file does not mention."""
-    assert load(MINIMAL + "memory: {warning: 70%}\n").spec.memory.recover == Share(0.65)
-    follows = {w: Memory(warning=Share(w)).recover.fraction for w in (0.95, 0.85, 0.84, 0.5, 0.08, 0.02)}
-    assert follows == {0.95: 0.8, 0.85: 0.8, 0.84: 0.79, 0.5: 0.45, 0.08: 0.04, 0.02: 0.01}
+
+    def limits(warning: str) -> list[str]:
+        memory = load(MINIMAL + f"memory: {{warning: {warning}}}\n").spec.memory
+        return [str(share) for share in (memory.recover, memory.warning, memory.critical)]
+
+    assert limits("85%") == ["80%", "85%", "90%"]
+    assert limits("84%") == ["79%", "84%", "90%"]
+    assert limits("70%") == ["65%", "70%", "90%"]
+    assert limits("8%") == ["4%", "8%", "90%"]
+    assert limits("92%") == ["80%", "92%", "97%"]
+    assert limits("99%") == ["80%", "99%", "100%"]
     assert Memory(warning=Share(0.5), recover=Share(0.3)).recover == Share(0.3)
-    assert Memory() == Memory(recover=Share(0.8))
+    assert Memory() == Memory(recover=Share(0.8), critical=Share(0.9))
+    assert load(MINIMAL + "thermal: {enter: moderate}\n").spec.thermal.leave == "nominal"
+    assert load(MINIMAL + "thermal: {enter: trapping}\n").spec.thermal.leave == "moderate"
 
 
 def test_a_ladder_that_hardly_anybody_would_choose_is_warned_of() -> None:
