@@ -90,7 +90,7 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         log.error("cannot load %s: %s: %s", order.model, error.code, error.message)
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED
-    intake.open(Reader(model.tokenizer, model.vocabulary), model.context_max)
+    intake.open(Reader(model.tokenizer, model.vocabulary, model.price), model.context_max)
     gauge.enter("idle")
     link.send(warm.loaded(model, time.monotonic() - started, blas))
     log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
@@ -116,6 +116,7 @@ def main() -> NoReturn:
     link = Link(socket.socket(fileno=options.fd))
     gauge = beat.Gauge()
     intake = Intake(link)
+    gauge.unread = lambda: intake.unread
     orders: queue.SimpleQueue[wire.Load] = queue.SimpleQueue()
     try:
         link.send(wire.Hello(os.getpid()))

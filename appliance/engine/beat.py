@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from appliance.engine.link import Link
@@ -29,9 +30,22 @@ class Gauge:
         self.progress = 0
         self.rows = 0
         self.waiting = 0
+        self.unread: Callable[[], int] = int  # requests that the decode thread has not seen yet
+        self.reserved = 0  # bytes
         self.prompt_tokens = 0
         self.output_tokens = 0
         self._since = time.monotonic()
+        self._busy: tuple[float, float | None] = (0.0, None)  # seconds until then; at work since
+
+    def work(self) -> None:
+        """The decode thread begins to compute."""
+        self._busy = (self._busy[0], time.monotonic())
+
+    def rest(self) -> bool:
+        """It waits for others, or for work; whether it computed until now."""
+        done, since = self._busy
+        self._busy = (done if since is None else done + time.monotonic() - since, None)
+        return since is not None
 
     def enter(self, stage: Stage) -> None:
         if stage != self.stage:
@@ -45,12 +59,15 @@ class Gauge:
 
     def beat(self) -> Beat:
         active, cache, peak = memory()
+        done, since = self._busy
         return Beat(
             stage=self.stage,
             stage_s=time.monotonic() - self._since,
             progress=self.progress,
             rows=self.rows,
-            waiting=self.waiting,
+            waiting=self.waiting + self.unread(),
+            busy_s=done if since is None else done + time.monotonic() - since,
+            reserved_bytes=self.reserved,
             active_bytes=active,
             cache_bytes=cache,
             peak_bytes=peak,

@@ -25,6 +25,7 @@ from typing import Any
 import mlx.core
 from mlx_lm.models.cache import make_prompt_cache
 
+from appliance.engine import layers
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import Processor, Sampler
@@ -43,11 +44,6 @@ class Row:
     produced: int = 0  # tokens generated
     primed: bool = False  # the last prompt token has gone through
     failed: str | None = None  # what its own processor raised
-
-
-def merged(caches: list[list[Any]]) -> list[Any]:
-    """Plain caches of several rows as one batched cache per layer."""
-    return [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
 
 
 class Prefill:
@@ -73,7 +69,7 @@ class Prefill:
         if not self.cache:
             caches = [make_prompt_cache(self._net) for _ in self.rows]
             self.plain = len(caches) == 1
-            self.cache = caches[0] if self.plain else merged(caches)
+            self.cache = caches[0] if self.plain else layers.merged(caches)
         if self.plain:
             prompt = self.rows[0].job.prompt
             end = min(self._done + chunk, len(prompt) - 1)
@@ -106,8 +102,8 @@ class Prefill:
 class Decoding:
     """The rows that get one token a step."""
 
-    def __init__(self, net: Any) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, net: Any, rows: list[Row] | None = None) -> None:
+        self.rows: list[Row] = rows or []
         self._net = net
         self._cache: list[Any] = []
         self._plain = True
@@ -115,17 +111,18 @@ class Decoding:
         self._groups: list[tuple[Sampler, Any]] | None = None
         self._order: Any = None
 
+    @property
+    def cache(self) -> list[Any]:
+        return self._cache
+
     def join(self, prefill: Prefill) -> None:
         """Take over the rows of a finished prefill; they get their first token two steps from now."""
         last = mx.array([row.job.prompt[-1] for row in prefill.rows], dtype=mx.uint32)
         if not self.rows:
             self._cache, self._plain, self._next = prefill.cache, prefill.plain, last
         else:
-            newcomers = merged([prefill.cache]) if prefill.plain else prefill.cache
-            if self._plain:
-                self._cache, self._plain = merged([self._cache]), False
-            for cache, new in zip(self._cache, newcomers, strict=True):
-                cache.extend(new)
+            self._cache = layers.join(self._cache, self._plain, prefill.cache, prefill.plain)
+            self._plain = False
             self._next = mx.concatenate([self._next, last])
         self.rows.extend(prefill.rows)
         self._groups = None
@@ -139,10 +136,9 @@ class Decoding:
             self._cache, self._plain, self._next = [], True, None
         else:
             if len(indices) == 1:
-                self._cache, self._plain = [cache.extract(indices[0]) for cache in self._cache], True
+                self._cache, self._plain = layers.alone(self._cache, indices[0]), True
             else:
-                for cache in self._cache:
-                    cache.filter(indices)
+                layers.keep(self._cache, indices)
             self._next = None if self._next is None else self._next[mx.array(indices)]
         self.rows = rows
         self._groups = None
@@ -170,6 +166,15 @@ class Decoding:
             else:
                 row.primed = True
         return ready
+
+    def pick(self, newest: Any, logits: Any) -> None:
+        """Only the end of a step, for trial: the rows pick their next tokens from these logits, twice."""
+        for _ in range(2):
+            changed, states = self._process(newest, logits)
+            mx.eval(self._sample(changed), *states)
+        for row in self.rows:
+            if row.failed is not None:
+                raise RuntimeError(row.failed)
 
     def _process(self, newest: Any, logits: Any) -> tuple[Any, list[Any]]:
         """Apply the rows' own processors; the logits, and the processors' arrays to compute along."""

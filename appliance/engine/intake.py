@@ -1,8 +1,9 @@
 """Between the reading thread and the decode thread: a thread that renders and tokenises.
 
 Tokenising a long prompt takes seconds; neither decoding nor reading may wait for it. The reading thread
-hands submissions in and never blocks or sends; this thread answers Accepted or Refused and passes on
-what can run. A Cancel finds its request wherever it is, since both sides look under one lock.
+hands submissions in and never blocks or sends; this thread refuses what cannot run and passes on what can,
+which is Accepted only when it starts. A Cancel finds its request wherever it is, since both sides look
+under one lock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from appliance.engine import prompt
 from appliance.engine.link import Link
-from appliance.wire import Accepted, Configure, Refused, Row, Step, Submit, WireError
+from appliance.engine.pricing import FREE, Price
+from appliance.wire import Configure, Refused, Row, Step, Submit, WireError
 
 WAITING_LIMIT = 1024  # requests; the parent's own queue is far shorter
 
@@ -29,7 +31,12 @@ class Stop:
     pass
 
 
-Command = prompt.Job | Cancelled | Stop
+@dataclass(frozen=True)
+class Configured:
+    """Limits have changed. An idle engine must hear of it: it may have to give memory back."""
+
+
+Command = prompt.Job | Cancelled | Configured | Stop
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Reader:
 
     tokenizer: Any
     vocabulary: int
+    price: Price = FREE
 
 
 class Intake:
@@ -56,10 +64,16 @@ class Intake:
     def preparing(self) -> int:
         return len(self._preparing)
 
+    @property
+    def unread(self) -> int:
+        """Requests that the decode thread has not taken yet; a Cancel among them may count as one."""
+        return self.preparing + self.inbox.qsize()
+
     def configure(self, limits: Configure) -> None:
         """New limits and defaults, for every request that is prepared from now on."""
         with self._lock:
             self.limits, self._configured = limits, True
+        self.inbox.put(Configured())
 
     def open(self, reader: Reader, context_max: int) -> None:
         """The model is there. Until it is configured, its own limit is the ceiling."""
@@ -95,7 +109,6 @@ class Intake:
                     Refused(submit.rid, refusal.code, refusal.message, refusal.param, refusal.details)
                 )
                 continue
-            self._link.send(Accepted(submit.rid, len(job.prompt)))
             with self._lock:
                 cancelled = self._preparing.pop(submit.rid)
                 if not cancelled:
@@ -106,10 +119,13 @@ class Intake:
     def _prepare(self, submit: Submit) -> prompt.Job:
         if self.reader is None:
             raise prompt.Refusal("no-model-loaded", "the model is not loaded yet")
-        if self.preparing + self.inbox.qsize() > WAITING_LIMIT:
+        if self.unread > WAITING_LIMIT:
             raise prompt.Refusal("overloaded", f"more than {WAITING_LIMIT} requests are waiting")
         try:
-            return prompt.prepare(submit, self.limits, self.reader.tokenizer, self.reader.vocabulary)
+            limits = self.limits
+            job = prompt.prepare(submit, limits, self.reader.tokenizer, self.reader.vocabulary)
+            prompt.check_memory(job, submit, limits, self.reader.price)
+            return job
         except prompt.Refusal:
             raise
         except Exception as error:  # tokenizers raise their own kinds; one request must not end all

@@ -6,23 +6,24 @@ about batching is not believed: a real forward pass, alone and then in a batch, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm.generate  # noqa: F401  the module behind sys.modules["mlx_lm.generate"], see quiet_wiring
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
+from appliance.engine import wiring
+from appliance.engine.layers import flat
+from appliance.engine.pricing import FREE, Price
 from appliance.engine.weights import BadModel
 from appliance.wire import Load
 
 PIECE = 64 * 2**20  # bytes of weights made real at a time: the grain of progress
-CACHE_LIMIT = 2**30  # bytes of freed buffers MLX may keep; unbounded, it hits Metal's buffer count
+CACHE_LIMIT = 2**30  # bytes of freed buffers MLX may keep until it is configured; see Configure.buffer_cache
 CONTEXT_KEYS = (
     "max_position_embeddings",
     "n_positions",
@@ -47,6 +48,7 @@ class Model:
     vocabulary: int  # token ids are below this
     weights_bytes: int
     batch_why: str | None  # None: its rows can be batched
+    price: Price = FREE  # known after warm-up
 
     @property
     def batchable(self) -> bool:
@@ -57,22 +59,13 @@ class Model:
         return frozenset(self.tokenizer.eos_token_ids)
 
 
-def quiet_wiring() -> None:
-    """Keep mlx-lm from wiring memory by itself: wiring is a declared policy, not a side effect.
-
-    `import mlx_lm.generate as g` yields the function of that name, hence the look into sys.modules.
-    """
-    module: Any = sys.modules["mlx_lm.generate"]
-    module.maybe_set_recommended_wired_limit = lambda: None
-
-
 def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], None]) -> Model:
     """Read everything `order` names, after `weights.check`, whose result `config` is.
 
     `progress(done, total)` counts bytes of weights. Raises BadModel.
     """
     folder = Path(order.path)
-    quiet_wiring()
+    wiring.suppress()
     mx.set_cache_limit(CACHE_LIMIT)
     try:
         net, config = load_model(folder, lazy=True, trust_remote_code=order.trust_remote_code)
@@ -213,11 +206,3 @@ def why_not_batchable(net: Any) -> str | None:
         if not hasattr(cache, "merge"):
             return f"its {type(cache).__name__} has no batched form"
     return None
-
-
-def flat(caches: Any) -> list[Any]:
-    """Caches without their CacheList wrappers, which claim a `merge` their members may lack."""
-    found: list[Any] = []
-    for cache in caches:
-        found.extend(flat(cache.caches) if hasattr(cache, "caches") else [cache])
-    return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.engine.choice import Choice, choose, merge
+from appliance.engine.pricing import Price
 from appliance.wire import Configure, Sampling, Submit
 
 CHARACTERS_PER_TOKEN = 4  # of ordinary text: longer than this times the ceiling is counted in slices
@@ -41,6 +42,11 @@ class Job:
     seed: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
+
+    @property
+    def total(self) -> int:
+        """Tokens it may come to: what is reserved for it."""
+        return len(self.prompt) + self.max_tokens
 
 
 def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) -> Job:
@@ -216,3 +222,49 @@ def room(prompt: int, asked: int | None, default: int | None, limits: Configure,
             details={**details(prompt, limits), "max_tokens": asked},
         )
     return asked
+
+
+def check_memory(job: Job, submit: Submit, limits: Configure, price: Price) -> None:
+    """Refuse what would not fit even alone. Raises Refusal.
+
+    What a request may generate is reserved from its start, so the answer names both ways out: a shorter
+    prompt, or a smaller max_tokens.
+    """
+    if price.fits(1, job.total, limits):
+        return
+    prompt, most = len(job.prompt), price.largest(limits)
+    if most < 2:
+        raise no_room(job, limits, price)
+    sizes = {**details(prompt, limits), "max_tokens": job.max_tokens}
+    asked = "max_tokens asks for" if submit.sampling.max_tokens is not None else "max_tokens, by default, is"
+    shorter = max(0, most - job.max_tokens)
+    declared = limits.context_declared
+    ceiling = f"the ceiling is {limits.context} tokens"
+    ceiling += f" (declared {declared})" if declared is not None and declared != limits.context else ""
+    ways = [f"a prompt of at most {shorter} tokens would fit with that max_tokens"] if shorter else []
+    if prompt < most:
+        ways.append(f"this prompt would fit with max_tokens of at most {most - prompt}")
+    raise Refusal(
+        "context_length_exceeded",
+        f"the prompt has {prompt} tokens and {asked} {job.max_tokens}; {ceiling}, and the memory "
+        f"left for this model now holds {most} tokens of prompt and output: {'; '.join(ways)}",
+        param="max_tokens" if prompt < most else prompt_field(submit),
+        details={**sizes, "largest_prompt": shorter, "largest_total": most},
+    )
+
+
+def no_room(job: Job, limits: Configure, price: Price) -> Refusal:
+    """The memory is too small for the request now, though perhaps not later."""
+    prompt, need = len(job.prompt), price.need(1, job.total, limits)
+    return Refusal(
+        "overloaded",
+        f"this model may hold {limits.memory} bytes of memory for now, and a request of {prompt} prompt "
+        f"tokens and {job.max_tokens} to generate needs {need}; retry later, or ask for less",
+        details={
+            **details(prompt, limits),
+            "max_tokens": job.max_tokens,
+            "largest_prompt": max(0, price.largest(limits) - job.max_tokens),
+            "allowed_bytes": limits.memory,
+            "needed_bytes": need,
+        },
+    )

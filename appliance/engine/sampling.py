@@ -4,16 +4,19 @@ Rows that use the same parameters share one sampler object, so that one call ser
 faster at 32 rows). A seeded request gets a sampler of its own with its own random key: it stays in the
 batch and still gives the same tokens whatever else runs beside it. Penalties and biases keep their
 state as one vector over the vocabulary, so their cost does not grow with the length of the text.
+
+mlx-lm's own functions of these names are compiled, and compiled anew for each value of each parameter:
+on the CPU backend every temperature not seen before stalled all streams for half a second.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, categorical_sampling
 
 from appliance.engine.choice import Choice
 
@@ -28,12 +31,34 @@ def greedy(logits: Any) -> Any:
 def narrow(logits: Any, choice: Choice) -> Any:
     """Logits with everything outside top-p, min-p and top-k at minus infinity."""
     if 0 < choice.top_p < 1:
-        logits = apply_top_p(logits - mx.logsumexp(logits, axis=-1, keepdims=True), choice.top_p)
+        logits = top_p(logits - mx.logsumexp(logits, axis=-1, keepdims=True), choice.top_p)
     if choice.min_p > 0:
-        logits = apply_min_p(logits, choice.min_p, 1)
+        logits = min_p(logits, choice.min_p)
     if 0 < choice.top_k < logits.shape[-1]:
-        logits = apply_top_k(logits, choice.top_k)
+        logits = top_k(logits, choice.top_k)
     return logits
+
+
+def top_p(logprobs: Any, share: float) -> Any:
+    """Only the likeliest tokens that make up this share; the first of them always."""
+    ordered = mx.sort(logprobs, axis=-1)
+    probabilities = mx.exp(ordered.astype(mx.float32))
+    above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
+    whole = above[..., :1] + probabilities[..., :1]
+    dropped = (above >= share * whole).sum(axis=-1, keepdims=True)
+    return mx.where(logprobs < mx.take_along_axis(ordered, dropped, axis=-1), -mx.inf, logprobs)
+
+
+def min_p(logprobs: Any, share: float) -> Any:
+    """Only tokens at least this share as likely as the likeliest."""
+    least = mx.max(logprobs, axis=-1, keepdims=True) + math.log(share)
+    return mx.where(logprobs < least, -mx.inf, logprobs)
+
+
+def top_k(logprobs: Any, count: int) -> Any:
+    """Only so many of the likeliest tokens."""
+    others = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[..., count:]
+    return mx.put_along_axis(logprobs, others, mx.array(-mx.inf, logprobs.dtype), axis=-1)
 
 
 def seeded(choice: Choice, seed: int) -> Sampler:
@@ -50,8 +75,10 @@ def seeded(choice: Choice, seed: int) -> Sampler:
 
 
 def shared(choice: Choice) -> Sampler:
+    scale = 1.0 / choice.temperature
+
     def sample(logits: Any) -> Any:
-        return categorical_sampling(narrow(logits, choice), choice.temperature)
+        return mx.random.categorical(narrow(logits, choice) * scale)
 
     return sample
 

@@ -38,12 +38,13 @@ def test_a_waiting_request_and_one_in_prefill_can_be_cancelled(engine: Engine) -
     engine.send(wire.Configure(context=2000, concurrency=1, prefill_chunk=8))
     prefilling = engine.submit([7] * 1500, max_tokens=5)
     waiting = engine.submit([7] * 10, max_tokens=5)
-    engine.until(lambda: waiting.accepted is not None)
+    engine.until(lambda: prefilling.accepted is not None)
     cancel(engine, waiting.rid)
     cancel(engine, prefilling.rid)
     engine.finish(waiting, prefilling)
     engine.send(wire.Configure(context=512, concurrency=16))
     assert (waiting.finish, prefilling.finish) == ("cancelled", "cancelled")
+    assert waiting.accepted is None, "it never began, so it could still have run elsewhere"
     assert prefilling.rows[-1].tokens == 0
 
 
@@ -56,6 +57,7 @@ def test_a_request_that_is_still_being_tokenised_can_be_cancelled(engine: Engine
     engine.finish(busy, behind)
     engine.send(wire.Configure(context=512, concurrency=16))
     assert (busy.finish, behind.finish) == ("cancelled", "cancelled")
+    assert (busy.accepted, behind.accepted) == (None, None)
 
 
 def test_an_unknown_request_is_no_error(engine: Engine) -> None:

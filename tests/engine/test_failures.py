@@ -25,6 +25,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.rows: dict[int, list[wire.Row]] = {}
+        self.accepted: list[int] = []
         self.when: Any = None  # called after each frame
 
     @property
@@ -32,6 +33,9 @@ class Wire:
         return {rid for rid, rows in self.rows.items() if rows[-1].finish is not None}
 
     def send(self, message: wire.FromEngine) -> None:
+        if isinstance(message, wire.Accepted):
+            self.accepted.append(message.rid)
+            return
         assert isinstance(message, wire.Step)
         for row in message.rows:
             assert row.rid not in self.ended, "a row after the last"

@@ -70,13 +70,15 @@ def test_a_lower_ceiling_leaves_running_rows_alone(engine: Engine) -> None:
 
 def test_concurrency_holds_and_can_be_raised_while_rows_run(engine: Engine) -> None:
     engine.send(wire.Configure(context=512, concurrency=1))
-    first = engine.submit([5] * 8, max_tokens=400, ignore_eos=True)
+    first = engine.submit([5] * 8, max_tokens=500, ignore_eos=True)
     second = engine.submit([6] * 8, max_tokens=5, ignore_eos=True)
     engine.until(lambda: len(first.rows) > 20)
-    assert second.accepted is not None
-    assert not second.rows
+    engine.beats.clear()
+    engine.until(lambda: any(beat.waiting == 1 and beat.rows == 1 for beat in engine.beats))
+    assert second.accepted is None, "it has not begun, so it may still run elsewhere"
     engine.send(wire.Configure(context=512, concurrency=2))
     engine.finish(second)
+    assert second.accepted is not None
     assert not first.ended
     engine.finish(first)
 
