@@ -15,11 +15,15 @@ from appliance.hub.inventory import inventory
 from appliance.metrics import Metrics
 from appliance.remembered import Remembered
 from appliance.supervisor.router import Router
+from appliance.warming import warm
 from reconciler.fields import plain
 from reconciler.loop import Loop
 from reconciler.observed import EngineState
 from reconciler.spec import Spec
 
+WHOLE = ""  # the "model" of an override that is for the whole appliance
+DRAIN_BEGINS_S = 10.0  # the loop gives the router its orders long before
+DRAIN_LOOK_S = 0.1
 BEAT_LIMIT_S = 20.0  # the loop looks at least every 5 s; four misses in a row are not a busy moment
 GIB = 2**30
 
@@ -195,11 +199,33 @@ class ApplianceControl:
         return {"success": True, "model": key, "freed_vram_gb": _gb(freed), "active": active}
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
-        if self._loop.spec.server.overrides == "deny":
-            raise ApiError(
-                "managed_by_file", "server.overrides is deny: this machine changes by its file only"
-            )
+        self._overrides_allowed()
         return {"success": True, "cleared": self._loop.clear_overrides(name)}
+
+    async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
+        self._overrides_allowed()
+        until = time.time() + session_timeout
+        self._loop.drain(until)
+        await self._until(lambda: bool(self.router.table.drained), DRAIN_BEGINS_S, "the drain")
+        while wait and self._still_drains(until):  # noqa: ASYNC110 - no event tells of the last request
+            await asyncio.sleep(DRAIN_LOOK_S)
+        return {"success": True, "session_timeout_s": session_timeout, **self._held()}
+
+    async def undrain(self) -> dict[str, Any]:
+        self._overrides_allowed()
+        cleared = self._loop.clear_overrides(WHOLE)
+        if cleared:
+            await self._until(lambda: not self.router.table.drained, DRAIN_BEGINS_S, "the end of the drain")
+        return {"success": True, "cleared": cleared}
+
+    async def warmup(self, name: str | None) -> dict[str, Any]:
+        spec = self._loop.spec
+        if name is None:
+            seen = self._loop.seen
+            name = (documents.serving(seen) if seen is not None else None) or spec.active
+            if name is None:
+                raise ApiError("no-model-loaded", "no model is active; name the one to warm up")
+        return await warm(self.router, self._key(name), spec.swap.load_timeout)
 
     async def reconcile(self) -> dict[str, Any]:
         self._retry()
@@ -213,13 +239,29 @@ class ApplianceControl:
 
     # --- inside ------------------------------------------------------------------------------------
 
+    def _overrides_allowed(self) -> None:
+        if self._loop.spec.server.overrides == "deny":
+            raise ApiError(
+                "managed_by_file", "server.overrides is deny: this machine changes by its file only"
+            )
+
+    def _still_drains(self, until: float) -> bool:
+        """Until the sessions have had their time and nothing is left; an end of the drain ends it too."""
+        held = self._held()
+        left = held["in_flight"] + held["queued"] or time.time() < until
+        return bool(left) and bool(self.router.table.drained)
+
+    def _held(self) -> dict[str, int]:
+        return {"in_flight": self.router.in_flight, "queued": self.router.queued}
+
     def _allowed(self, name: str) -> str:
+        """The key of a model, for a call that lays an override over the spec."""
+        self._overrides_allowed()
+        return self._key(name)
+
+    def _key(self, name: str) -> str:
         """The key of a model that the spec names; only those can be reached."""
         spec = self._loop.spec
-        if spec.server.overrides == "deny":
-            raise ApiError(
-                "managed_by_file", "server.overrides is deny: edit the file that manages this machine"
-            )
         for key, model in spec.models.items():
             if name in (key, model.source, *model.aliases):
                 return key

@@ -12,6 +12,7 @@ from appliance.cli import models
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.config import config
+from appliance.cli.drain import drain
 from appliance.cli.events import events, history
 from appliance.cli.init import init
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, UnusedFile, Url
@@ -22,11 +23,12 @@ from appliance.cli.terminal import line, show, show_json
 from appliance.cli.up import up
 from appliance.cli.validate import schema, validate
 from appliance.cli.wait import wait
+from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
 NOT_YET = frozenset(
-    {"bench", "completion", "confirm", "diff", "doctor", "drain", "explain", "fleet", "launchd", "metrics"}
-    | {"resume", "rollback", "sessions", "suspend", "switch", "try", "upgrade", "warmup"}
+    {"bench", "completion", "confirm", "diff", "doctor", "explain", "fleet", "launchd", "metrics"}
+    | {"resume", "rollback", "sessions", "suspend", "switch", "try", "upgrade"}
 )
 
 app = typer.Typer(
@@ -64,7 +66,7 @@ def reconcile(file: File = DEFAULT_FILE, url: Url = None, output: Output = Forma
 
 # The order of the help text: from a first file to daily use.
 _order: tuple[Callable[..., None], ...] = (init, up, status, chat, plan, validate, wait, events, history)
-_rest: tuple[Callable[..., None], ...] = (reconcile, simulate, config, schema, version)
+_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, config, schema, version)
 for verb in (*_order, *_rest):
     app.command()(verb)
 app.add_typer(models.app, name="models")

@@ -10,6 +10,7 @@ from appliance.errors import ApiError
 from appliance.server import body, schema
 from appliance.server.control import Control
 from appliance.server.events import follow
+from appliance.server.fields import seconds
 from appliance.server.guards import Guards
 from appliance.server.health import GET
 from appliance.server.listeners import Listeners
@@ -41,6 +42,22 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
             raise ApiError("invalid_request", "give ?model=NAME for one override, or nothing for all of them")
         return reply(await control.clear_override(names[0]))
 
+    async def drain(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        limit = control.spec().server.max_body
+        asked = await body.read(request, schema.DrainRequest, limit, empty=schema.DrainRequest())
+        return reply(await control.drain(seconds(asked.session_timeout, "session_timeout"), wait=asked.wait))
+
+    async def end_drain(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        return reply(await control.undrain())
+
+    async def warmup(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        limit = control.spec().server.max_body
+        asked = await body.read(request, schema.WarmupRequest, limit, empty=schema.WarmupRequest())
+        return reply(await control.warmup(asked.model))
+
     async def reconcile(request: Request) -> HTTPResponse:
         guards.check_admin(request)
         await body.read(request, schema.Nothing, control.spec().server.max_body, empty=schema.Nothing())
@@ -59,6 +76,9 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
     family.add_route(load, "/models/load", methods=["POST"], stream=True)
     family.add_route(unload, "/models/unload", methods=["POST"], stream=True)
     family.add_route(clear_override, "/override", methods=["DELETE"])
+    family.add_route(drain, "/drain", methods=["POST"], stream=True)
+    family.add_route(end_drain, "/drain", methods=["DELETE"])
+    family.add_route(warmup, "/warmup", methods=["POST"], stream=True)
     family.add_route(reconcile, "/reconcile", methods=["POST"], stream=True)
     family.add_route(config, "/config", methods=GET)
     family.add_route(plan, "/plan", methods=GET)

@@ -51,6 +51,16 @@ class Control(Protocol):
     async def clear_override(self, name: str | None) -> dict[str, Any]:
         """Drop one override, or all of them. Raises ApiError."""
 
+    async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
+        """Turn new sessions away; known ones are served for so many seconds. wait: until nothing is left.
+        Raises ApiError."""
+
+    async def undrain(self) -> dict[str, Any]:
+        """Take new sessions again. Raises ApiError."""
+
+    async def warmup(self, name: str | None) -> dict[str, Any]:
+        """Load one model, or take the active one, and run short requests. Raises ApiError."""
+
     async def reconcile(self) -> dict[str, Any]: ...
 
     def events(self, after: int | None) -> AsyncIterator[dict[str, Any]]:

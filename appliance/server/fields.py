@@ -10,6 +10,7 @@ from msgspec import Raw
 from appliance.errors import ApiError
 from appliance.server import schema
 from appliance.server.parse import parse
+from reconciler.units import parse_duration
 
 T = TypeVar("T")
 
@@ -19,6 +20,7 @@ MAX_TOKENS = 10_000_000  # beyond any model; the engine holds requests to the ef
 STOP: Any = str | list[str]
 SHORT = 64  # bytes: longer than any value that asks for nothing
 SMALL = 65_536
+LONGEST = 86_400.0  # seconds
 
 # name: (lowest, highest, whether the lowest itself is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -110,6 +112,17 @@ def template_kwargs(raw: Raw) -> dict[str, Any] | None:
         if not isinstance(value, bool):
             raise invalid("chat_template_kwargs.enable_thinking", "expected true or false")
     return given or None
+
+
+def seconds(value: str | float, name: str) -> float:
+    """A duration: with its unit, or plain seconds."""
+    try:
+        found = parse_duration(value) if isinstance(value, str) else float(value)
+    except ValueError as error:
+        raise invalid(name, f"{error}; write it like 30s, or give seconds as a number") from error
+    if not 0 <= found <= LONGEST:
+        raise invalid(name, f"must be from 0 to a day, found {shown(value)}")
+    return found
 
 
 def shown(value: Any) -> str:

@@ -116,6 +116,15 @@ class UnloadRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
 
 
+class DrainRequest(msgspec.Struct, forbid_unknown_fields=True):
+    session_timeout: str | int | float = "30s"
+    wait: bool = False
+
+
+class WarmupRequest(msgspec.Struct, forbid_unknown_fields=True):
+    model: str | None = None
+
+
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """A body that has nothing to say."""
 

@@ -15,8 +15,6 @@ ROUTES: dict[str, str] = {
     "/v1/rerank": "POST",
     "/v1/ws": "GET",
     "/admin/models/pull": "POST",
-    "/admin/drain": "POST",
-    "/admin/warmup": "POST",
 }
 
 

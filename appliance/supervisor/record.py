@@ -18,11 +18,13 @@ T = TypeVar("T")
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks. session: what the client calls its conversation; None: it does not say."""
+    """Who asks. session: what the client calls its conversation; None: it does not say. own: the
+    appliance itself, which is neither turned away while drained nor held back by a throttle."""
 
     session: str | None = None
     request_id: str = ""
     path: str = ""
+    own: bool = False
 
 
 NOBODY = Caller()

@@ -239,7 +239,7 @@ class Router:
             raise refusals.refusing(route)
         if self._drained_at is not None and ticket.opened >= self._drained_at:
             known = self._known(ticket)
-            if not known or time.time() >= table.sessions_until:
+            if not known or (time.time() >= table.sessions_until and not ticket.caller.own):
                 raise refusals.drained(table.drained, known=known)
         return route
 
@@ -307,9 +307,9 @@ class Router:
 
     def _known(self, ticket: Ticket) -> bool:
         now = asyncio.get_running_loop().time()
-        ticket.known = ticket.beside is not None or self.sessions.known(
-            ticket.model, ticket.caller.session, now
-        )
+        caller = ticket.caller
+        excused = ticket.beside is not None or caller.own
+        ticket.known = excused or self.sessions.known(ticket.model, caller.session, now)
         return ticket.known
 
     def _submit(self, ticket: Ticket, engine: Engine) -> None:

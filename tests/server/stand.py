@@ -175,6 +175,18 @@ class Board:
         self.calls.append(("clear_override", name))
         return {"success": True}
 
+    async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
+        self.calls.append(("drain", (session_timeout, wait)))
+        return {"success": True, "in_flight": 0, "queued": 0}
+
+    async def undrain(self) -> dict[str, Any]:
+        self.calls.append(("undrain", None))
+        return {"success": True, "cleared": 1}
+
+    async def warmup(self, name: str | None) -> dict[str, Any]:
+        self.calls.append(("warmup", name))
+        return {"success": True, "model": name or "demo"}
+
     async def reconcile(self) -> dict[str, Any]:
         self.calls.append(("reconcile", None))
         return {"success": True}

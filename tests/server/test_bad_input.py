@@ -316,8 +316,6 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
         ("POST", "/v1/rerank"),
         ("GET", "/v1/ws"),
         ("POST", "/admin/models/pull"),
-        ("POST", "/admin/drain"),
-        ("POST", "/admin/warmup"),
     ],
 )
 async def test_a_route_that_is_not_built_yet_says_so(site: Site, method: str, path: str) -> None:

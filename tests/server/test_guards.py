@@ -105,6 +105,9 @@ CHANGING = [
     ("POST", "/admin/models/load", {"model": "demo"}),
     ("POST", "/admin/models/unload", {}),
     ("POST", "/admin/reconcile", {}),
+    ("POST", "/admin/drain", {}),
+    ("DELETE", "/admin/drain", None),
+    ("POST", "/admin/warmup", {}),
     ("DELETE", "/admin/override", None),
 ]
 

@@ -1,0 +1,36 @@
+"""`lmx warmup`: short requests over the usual road, so that the first client finds a warm model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from appliance.cli.address import connect
+from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
+from appliance.cli.terminal import busy, line, show, show_json, table
+
+
+def warmup(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the active model.")] = None,
+    file: File = DEFAULT_FILE,
+    url: Url = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Load a model if need be, and run short requests at one and at several rows."""
+    with connect(file, url) as appliance, busy(f"Warming up {model or 'the active model'} ..."):
+        answer = appliance.post("/admin/warmup", {"model": model} if model else {}, patient=True)
+    if output is Format.JSON:
+        show_json(answer)
+        return
+    name, first = answer.get("model"), answer.get("first_answer_ms") or 0.0
+    show(
+        line(f"{name} is warm: its first answer took {first / 1000:.2f} s", symbol=("✓", "green")),
+        table(
+            ("ROWS", "FIRST TOKEN", "ALL", "TOKENS/S"),
+            [
+                (str(run["rows"]), f"{run['ttft_ms']} ms", f"{run['ms']} ms", str(run["tokens_per_s"]))
+                for run in answer.get("runs") or []
+            ],
+        ),
+    )
