@@ -71,7 +71,7 @@ class RealEffects:
     # --- observe -----------------------------------------------------------------------------------
 
     async def observe(self, spec: Spec, models: Mapping[str, Model]) -> Observed:
-        sample = await self._sampler.newest()
+        sample = self._sampler.newest()
         engines = tuple(
             replace(e, own_digest=self._own_digests.get(e.id, "")) for e in self._engines.observe()
         )

@@ -1,8 +1,9 @@
-"""The sampler: engines and machine measured four times a second, beside the event loop.
+"""The sampler: engines and machine measured four times a second.
 
-Measuring runs in a thread of its own, so that no request waits for it, and one set of figures at a time
-is handed over whole. The loop looks each five seconds by itself; it is woken for a figure only where
-`notable` says so. docs/measuring.md has the figures.
+It runs on the event loop. A thread would have to win the interpreter back after each of the thirty system
+calls, which takes a loop under load longer than the third of a millisecond that they cost; what is slow is
+in threads of its own, behind `host`. The loop looks each five seconds by itself; it is woken for a figure
+only where `notable` says so. docs/measuring.md has the figures.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 
 from appliance.host import Host
@@ -41,67 +40,59 @@ class Sampler:
     ) -> None:
         self._host, self._engines, self._state, self._poke = host, engines, state, poke
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="measuring")
         self._sample: MemoryObs | None = None
+        self._taken_at = 0.0
         self._looked: MemoryObs | None = None  # what the loop saw last
         self._working_set = 0  # the largest that an engine has reported
         self._failed = ""
         self.samples = 0
-        self.cpu_s = 0.0  # spent in the thread
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        try:
-            while True:
-                due = self._loop.time() + EVERY_S
-                await self._try()
-                await asyncio.sleep(max(0.0, due - self._loop.time()))
-        finally:
-            self._thread.shutdown(wait=False)
-
-    async def newest(self) -> MemoryObs:
-        """What the loop plans on, with `at`, `own_bytes` and `used_bytes`. Measures only where nothing is
-        measured yet."""
-        sample = self._sample or await self._measure()
-        self._looked = sample
-        return sample
-
-    async def _try(self) -> None:
-        """The figures stay what they were, and say when that was, if they cannot be had."""
-        try:
-            sample = await self._measure()
-            spec, pressure = self._state()
-            if notable(sample, self._looked, spec, pressure):
+        while True:
+            due = self._loop.time() + EVERY_S
+            if self._try() and self._notable():
                 self._poke()
-            self._failed = ""
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+
+    def newest(self) -> MemoryObs:
+        """What the loop plans on, with `at`, `own_bytes` and `used_bytes`. Measured here only where the
+        sampler is late, or has not begun. Raises what the host raised, where there is nothing yet."""
+        if self._sample is None:
+            self._sample = self._measure()
+        elif self._loop.time() - self._taken_at > 2 * EVERY_S:
+            self._try()
+        self._looked = self._sample
+        return self._sample
+
+    def _notable(self) -> bool:
+        return self._sample is not None and notable(self._sample, self._looked, *self._state())
+
+    def _try(self) -> bool:
+        """Where they cannot be had, the figures of before stay, and `at` says how old they are."""
+        try:
+            self._sample = self._measure()
         except Exception as error:  # measuring must not end the appliance
             if self._failed != repr(error):
                 log.exception("measuring failed; the figures of before stand")
             self._failed = repr(error)
+            self._taken_at = self._loop.time()
+            return False
+        self._failed = ""
+        return True
 
-    async def _measure(self) -> MemoryObs:
-        seen = self._engines.observe()
+    def _measure(self) -> MemoryObs:
+        at = self._taken_at = self._loop.time()  # before: a sample must not claim to be younger than it is
+        seen = [e for e in self._engines.observe() if e.state is not EngineState.EXITED]
         reported = (e.info.working_set_bytes for e in seen if e.info is not None)
         self._working_set = max(self._working_set, *reported, 0)
-        pids = {e.id: e.pid for e in seen if e.pid is not None and e.state is not EngineState.EXITED}
-        at = self._loop.time()  # before: a sample must not claim to be younger than it is
-        memory, own, sizes = await self._loop.run_in_executor(
-            self._thread, self._read, pids, self._working_set
-        )
+        sizes = {e.id: self._host.footprint(e.pid) for e in seen if e.pid is not None}
         self._engines.note_memory(sizes)
+        own = self._host.footprint(os.getpid())
+        memory = self._host.read(self._working_set)
         used = own + sum(e.memory_bytes for e in self._engines.observe() if e.state is not EngineState.EXITED)
         self.samples += 1
-        self._sample = replace(memory, used_bytes=used, own_bytes=own, at=at)
-        return self._sample
-
-    def _read(self, pids: Mapping[str, int], working_set: int) -> tuple[MemoryObs, int, dict[str, int]]:
-        """In the thread. Engines first: theirs is the figure that has to be acted on soonest."""
-        began = time.thread_time()
-        sizes = {engine: self._host.footprint(pid) for engine, pid in pids.items()}
-        own = self._host.footprint(os.getpid())
-        memory = self._host.read(working_set)
-        self.cpu_s += time.thread_time() - began
-        return memory, own, sizes
+        return replace(memory, used_bytes=used, own_bytes=own, at=at)
 
 
 def notable(now: MemoryObs, looked: MemoryObs | None, spec: Spec, pressure: Pressure) -> bool:

@@ -13,8 +13,9 @@ from reconciler.observed import MemoryObs
 
 
 class Host(Protocol):
-    """Both calls are short, may be made from any thread, and never raise because the system said nonsense:
-    what cannot be had is 0 or None."""
+    """Both calls are made on the event loop, four times a second, so they take a fraction of a millisecond:
+    what is slow is refreshed in a thread, and the last result given. Neither raises because the system said
+    nonsense: what cannot be had is 0 or None."""
 
     def read(self, working_set: int = 0) -> MemoryObs:
         """The machine now, in bytes. `used_bytes` and `at` stay 0: what is ours, the caller knows.

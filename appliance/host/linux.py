@@ -9,9 +9,11 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from appliance.host import thermal_zones
+from appliance.host.beside import Refreshed
 from appliance.host.control_groups import Group, groups
 from appliance.host.files import text, value
 from appliance.host.levels import Judged, memory_left, stalls, swapping, worst
@@ -19,7 +21,7 @@ from appliance.host.proportional import ProportionalSize
 from appliance.host.rate import Rate
 from reconciler.observed import MemoryObs
 
-HEAT_EVERY_S = 5.0  # a zone may take milliseconds to answer, and heat moves slowly
+HEAT_EVERY_S, HEAT_KEEP_S = 5.0, 30.0  # a zone may take milliseconds to answer, and heat moves slowly
 GROUPS_EVERY_S = 10.0  # which groups there are; their limits are read each time
 UNKNOWN = "unknown: /proc/meminfo cannot be read"
 _AVG10 = re.compile(r"^(some|full) avg10=([0-9]{1,3}(?:\.[0-9]{1,2})?) ", re.MULTILINE)
@@ -30,7 +32,7 @@ class LinuxHost:
         self._root, self._clock = str(root).rstrip("/"), clock
         self._page = os.sysconf("SC_PAGE_SIZE")
         self._swapped = Rate()
-        self._heat: tuple[float, str | None] | None = None
+        self._heat = Refreshed(partial(thermal_zones.read, self._root), HEAT_EVERY_S, HEAT_KEEP_S, clock)
         self._groups: tuple[float, list[Group]] | None = None
         self._sizes = ProportionalSize(self._root, clock)
 
@@ -56,7 +58,7 @@ class LinuxHost:
             auto_bytes=auto,
             system=system,
             system_why=why,
-            heat=self._hot(now),
+            heat=self._hot(),
         )
 
     def footprint(self, pid: int) -> int:
@@ -90,10 +92,9 @@ class LinuxHost:
         rate = self._swapped.add(now, pages)
         return swapping(None if rate is None else rate * self._page)
 
-    def _hot(self, now: float) -> str | None:
-        if self._heat is None or now - self._heat[0] >= HEAT_EVERY_S:
-            self._heat = (now, thermal_zones.read(self._root))
-        return self._heat[1]
+    def _hot(self) -> str | None:
+        last = self._heat.latest()
+        return None if last is None else last[1]
 
 
 def averages(pressure: str) -> tuple[float | None, float | None]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 
 from appliance.host import commands
 from appliance.host import macos_outputs as outputs
-from appliance.host.commands import Refreshed
+from appliance.host.beside import Refreshed
 from appliance.host.levels import Judged, human, swapping, worst
 from appliance.host.rate import Rate
 from reconciler.observed import MemoryObs
@@ -55,8 +56,8 @@ class MacHost:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._value, self._usage, self._available = value, usage, available
-        self._vm_stat = Refreshed(VM_STAT, VM_STAT_EVERY_S, VM_STAT_KEEP_S, clock, execute)
-        self._thermal = Refreshed(THERMAL, THERMAL_EVERY_S, THERMAL_KEEP_S, clock, execute)
+        self._vm_stat = Refreshed(partial(execute, VM_STAT), VM_STAT_EVERY_S, VM_STAT_KEEP_S, clock)
+        self._thermal = Refreshed(partial(execute, THERMAL), THERMAL_EVERY_S, THERMAL_KEEP_S, clock)
         self._paged_out = Rate(RATE_WINDOW_S)
 
     def read(self, working_set: int = 0) -> MemoryObs:

@@ -82,6 +82,8 @@ def test_any_files_on_linux(recorded: list[dict[str, bytes | None]]) -> None:
                 path.unlink(missing_ok=True)
                 if data is not None:
                     path.write_bytes(data)
+            there.read()
+            there._heat.wait()
             plausible(there.read())
             assert there.footprint(PID) >= 0
             now[0] += 11.0

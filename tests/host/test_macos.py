@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from appliance.host import macos_outputs as outputs
-from appliance.host.commands import Refreshed, run
+from appliance.host.beside import Refreshed
+from appliance.host.commands import run
 from appliance.host.macos import THERMAL, VM_STAT, MacHost
 from reconciler.observed import MemoryObs
 
@@ -187,7 +189,8 @@ def test_a_commands_output_or_nothing() -> None:
 
 
 def test_a_slow_command_holds_up_nobody_and_is_not_started_twice() -> None:
-    here = Refreshed((sys.executable, "-c", "import time; time.sleep(0.2); print('late')"), 0.0, 60.0)
+    slow = (sys.executable, "-c", "import time; time.sleep(0.2); print('late')")
+    here = Refreshed(partial(run, slow), 0.0, 60.0)
     began = time.monotonic()
     asked = 0
     while here.latest() is None:

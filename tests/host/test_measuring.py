@@ -134,11 +134,11 @@ def test_what_an_engine_allocates_is_in_the_next_sample(tmp_path: Path) -> None:
         await it.ask("take-1")
         taken = it.sampler.samples
         await until(lambda: it.sampler.samples > taken + 1)
-        before, held = await it.sampler.newest(), it.held()
+        before, held = it.sampler.newest(), it.held()
         await it.ask("take-200")
         taken = it.sampler.samples
         await until(lambda: it.sampler.samples > taken + 1)  # the first one may have been under way
-        now = await it.sampler.newest()
+        now = it.sampler.newest()
         assert it.held() - held > 190 * MIB
         assert now.used_bytes - before.used_bytes > 190 * MIB
         assert now.used_bytes == now.own_bytes + it.held()
@@ -154,13 +154,13 @@ def test_an_engine_that_passes_warning_wakes_the_loop(tmp_path: Path) -> None:
         it.spawn()
         await it.ask("take-1")
         await until(lambda: it.sampler.samples > 1)
-        await it.sampler.newest()
+        it.sampler.newest()
         await it.ask("take-300")
         await it.poked()
         taken = it.sampler.samples
         await until(lambda: it.sampler.samples > taken + 1)
         for _ in range(3):  # and again, for as long as it lasts
-            seen = await it.sampler.newest()
+            seen = it.sampler.newest()
             assert seen.used_bytes > 300 * MIB
             await it.poked()
 
@@ -179,7 +179,7 @@ def test_the_memory_of_an_engine_that_is_gone_is_gone(tmp_path: Path) -> None:
         taken = it.sampler.samples
         await until(lambda: it.sampler.samples > taken + 1)
         assert it.held() == 0
-        seen = await it.sampler.newest()
+        seen = it.sampler.newest()
         assert seen.used_bytes == seen.own_bytes
 
     with_sampler(lambda: Watched(tmp_path, "64GiB"), test)
@@ -210,14 +210,14 @@ def test_figures_that_cannot_be_had_stay_and_keep_their_age(
         await until(lambda: it.sampler.samples > 1)
         unwell.fails = True
         await until(lambda: "no figures today" in caplog.text)
-        first = await it.sampler.newest()
+        first = it.sampler.newest()
         taken, asked = it.sampler.samples, unwell.asked
         await until(lambda: unwell.asked > asked + 2)
-        assert (it.sampler.samples, await it.sampler.newest()) == (taken, first)
+        assert (it.sampler.samples, it.sampler.newest()) == (taken, first)
         assert caplog.text.count("measuring failed") == 1  # said once, not four times a second
         unwell.fails = False
         await until(lambda: it.sampler.samples > taken)
-        again = await it.sampler.newest()
+        again = it.sampler.newest()
         assert again.at is not None
         assert first.at is not None
         assert again.at > first.at
@@ -240,17 +240,17 @@ def test_pressure_from_outside_wakes_the_loop(tmp_path: Path) -> None:
 
     async def test(it: Watched) -> None:
         await until(lambda: it.sampler.samples > 1)
-        await it.sampler.newest()
+        it.sampler.newest()
         small.hog = 1
         await it.poked()
-        assert (await it.sampler.newest()).system_why == "a hog"
+        assert it.sampler.newest().system_why == "a hog"
 
     with_sampler(lambda: Watched(tmp_path, "64GiB", small), test)
 
 
 def test_this_process_counts_as_ours(tmp_path: Path) -> None:
     async def test(it: Watched) -> None:
-        seen = await it.sampler.newest()
+        seen = it.sampler.newest()
         assert seen.used_bytes == seen.own_bytes
         assert abs(seen.own_bytes - host.platform().footprint(os.getpid())) < 32 * MIB
 
