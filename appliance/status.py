@@ -210,6 +210,7 @@ def _model(
             else None,
             "measured_bytes": engine.memory_bytes if engine is not None else None,
         },
+        "slo": slo(loop, name),
         "pid": engine.pid if engine is not None else None,
     }
 
@@ -268,6 +269,12 @@ def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
         "step": pressure.step,
         "why": pressure.why,
     }
+
+
+def slo(loop: Loop, name: str) -> dict[str, Any] | None:
+    """The stage of the guardrails; None while the model is inside its service levels."""
+    guard = loop.strain.guards.get(name)
+    return {"stage": guard.stage, "why": guard.why} if guard is not None and guard.stage else None
 
 
 def thermal(loop: Loop, seen: Observed | None) -> dict[str, Any]:

@@ -12,8 +12,10 @@ import typer
 from appliance.cli import wording
 from appliance.cli.address import connect
 from appliance.cli.client import Appliance, NotRunning
+from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, LongFile, Output, Url
 from appliance.cli.terminal import Line, line, note, show, show_json, table
+from appliance.cli.timeline import Filter, kinds, stored
 
 AGAIN = 1.0  # seconds until the next try after the connection broke
 BAD = ("Failed", "Rejected", "Error", "Quarantined", "Blocked", "RolledBack")
@@ -23,6 +25,16 @@ GOOD = ("Ready", "Applied", "Swapped", "Accepted", "Recovered", "Finished", "Lis
 def events(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new ones, until ^C.")] = False,
     telemetry: Annotated[bool, typer.Option(help="With -f: also the samples of speed and memory.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only of this model, and of the machine's memory and heat."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="10m", help="Only from the last so many minutes.")
+    ] = None,
     file: LongFile = DEFAULT_FILE,
     url: Url = None,
     output: Output = Format.TEXT,
@@ -31,25 +43,45 @@ def events(
 
     -f means follow here, as in tail, so the file is named by --file or LMX_FILE.
     """
+    wanted = Filter(model, kinds(kind), _moment(since))
     with connect(file, url) as appliance:
         if not follow:
-            recent = appliance.get("/status").get("events") or []
+            status = appliance.get("/status")
+            recent = status.get("events") or []
+            if not wanted.empty:
+                recent = [event for event in stored(appliance, status) if wanted.takes(event)]
             if output is Format.JSON:
                 show_json(recent)
             else:
                 show(*(told(event) for event in recent)) if recent else show(
-                    line("Nothing has happened yet.")
+                    line("Nothing has happened yet." if wanted.empty else "No event is like that.")
                 )
             return
-        for event in _followed(appliance):
-            if event.get("type") == "telemetry" and not telemetry:
+        # Since when: from what is stored on, and then as it comes.
+        for event in _followed(appliance, "0" if wanted.since is not None else ""):
+            if event.get("type") == "telemetry":
+                if not telemetry:
+                    continue
+            elif not wanted.takes(event):
                 continue
             show_json(event, one_line=True) if output is Format.JSON else show(told(event))
 
 
-def _followed(appliance: Appliance) -> Iterator[dict[str, Any]]:
-    """Events without end. After a break it goes on where it stopped, and says so."""
-    last, connected = "", False
+def _moment(since: str | None) -> float | None:
+    """Wall clock, seconds."""
+    if since is None:
+        return None
+    from reconciler.units import parse_duration
+
+    try:
+        return time.time() - parse_duration(since)
+    except ValueError as error:
+        raise CliError(f"--since: {error}; write it with a unit, like 10m or 2h.") from error
+
+
+def _followed(appliance: Appliance, last: str) -> Iterator[dict[str, Any]]:
+    """Events above the id `last`, without end. After a break it goes on where it stopped, and says so."""
+    connected = False
     while True:
         try:
             for event in appliance.events("/admin/events", headers={"last-event-id": last} if last else None):

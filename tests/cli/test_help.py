@@ -19,8 +19,8 @@ MODEL_VERBS = ["list", "load", "pull", "reload", "unload"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "chat config drain events history init plan reconcile schema simulate status up validate "
-    wanted += "version wait warmup"
+    wanted = "chat config drain events explain history init metrics plan reconcile schema simulate status "
+    wanted += "up validate version wait warmup"
     assert wanted.split() == VERBS
 
 
