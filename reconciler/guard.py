@@ -199,16 +199,14 @@ class _Look:
     def _step_up(self, guard: Guard, misses: tuple[Miss, ...]) -> bool:
         if guard.stage == 0:
             return True
-        if not self._fresh(guard, misses):
-            return False
+        sick, shed = self._sick(misses), _late(misses) and self._can_shed()
         if guard.stage == 1:
-            return (_late(misses) and self._can_shed()) or bool(self._sick(misses))
-        return guard.stage == 2 and self._may_recycle(guard, misses)
+            return bool(sick) or (shed and self._fresh(guard))
+        return guard.stage == 2 and self._may_recycle(guard, misses) and (not shed or self._fresh(guard))
 
-    def _fresh(self, guard: Guard, misses: tuple[Miss, ...]) -> bool:
-        """A stage is judged by the requests that came after it began. Failures are not its to cure."""
-        counted_from = self.service.counted_from
-        return not _late(misses) or counted_from is None or counted_from >= guard.since
+    def _fresh(self, guard: Guard) -> bool:
+        """All figures are of requests that came after the stage began: they tell whether it helped."""
+        return self.service.counted_from is None or self.service.counted_from >= guard.since
 
     def _can_shed(self) -> bool:
         return any(

@@ -114,11 +114,11 @@ def test_an_engine_that_became_slow_is_replaced_and_no_request_fails(
         f"sys.exit(run(Path({str(machine.file)!r}), engine=(sys.executable, *{engine!r})))"
     )
     machine.command = [sys.executable, "-c", program]
-    machine.up(machine.spec(slo={"ttft_p95": None, "tokens_per_s_p50": 15}))
+    machine.up(machine.spec(slo={"ttft_p95": None, "tokens_per_s_p50": 12}))
     (process,) = machine.engines()
 
     async def incident() -> None:
-        load = _Load(machine, clients=6, tokens=24)
+        load = _Load(machine, clients=12, tokens=24)
         await load.more(150)  # what is usual for this engine
         assert _stages(await asyncio.to_thread(machine.status)) == []
         faulty.write(control, pid=process.pid, sleep=0.1)  # at most 10 tokens a second

@@ -208,6 +208,15 @@ def test_an_engine_that_fell_under_half_of_its_usual_speed_is_replaced() -> None
     assert run.hold(fresh, 100).stage == 2  # still late, and nothing says that another restart would help
 
 
+def test_a_restart_waits_until_shedding_has_had_its_chance() -> None:
+    run = Run(small=SMALL)
+    run.until(stage(3), SLOW)
+    assert [later - sooner for (sooner, _), (later, _) in pairwise(run.stages)] == [30.0, 60.0]
+    alone = Run()
+    alone.until(stage(3), SLOW)
+    assert [later - sooner for (sooner, _), (later, _) in pairwise(alone.stages)] == [30.0, 30.0]
+
+
 def test_a_model_alone_reaches_the_restart_too() -> None:
     assert Run().until(stage(3), SLOW, within=200).recycle == "daily-1"
 
