@@ -18,6 +18,7 @@ from reconciler.units import Share
 TAKES_MODELS = frozenset({"shed", "unload"})
 OVER = 1.25  # a runaway engine uses more than this times its allowance ...
 OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
+ENDING_S = 2.0  # a runaway engine is killed within this long; no step is taken for its sake meanwhile
 UNLOADS_S = 3600.0  # unloads within this long double the back-off
 BACK_OFF_S = (1.0, 300.0)  # shortest and longest
 
@@ -70,6 +71,7 @@ class Pressure:
     unloads: tuple[float, ...] = ()  # when, within the last hour
     returns_at: float = 0.0
     read_at: float | None = None  # of the newest reading taken up
+    runaway_since: float | None = None
     ours: bool = False  # one of the steps in force was taken for our own use
     told: tuple[Level, Cause] = ("normal", "")  # level and cause as last reported
     untold_since: float | None = None  # they have differed from that since then
@@ -112,6 +114,7 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
     if before.read_at is not None and now <= before.read_at:
         return before
     level, cause = judge(reading, policy)
+    runaway = _runaway(before.runaway, reading, policy)
     state = replace(
         before,
         level=level,
@@ -119,7 +122,8 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
         calm_since=_since(before.calm_since, _calm(before, level, reading, policy), now),
         unloads=tuple(at for at in before.unloads if at > now - UNLOADS_S),
         read_at=now,
-        runaway=_runaway(before.runaway, reading, policy),
+        runaway=runaway,
+        runaway_since=_since(before.runaway_since, bool(runaway), now),
     )
     state = _tell(_heat(state, reading, policy), now, policy.dwell)
     edited = _edited(state, policy, now)
@@ -241,12 +245,26 @@ def _turn(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
     """At most one change."""
     now = reading.at
     settled = state.since is None or now - state.since >= policy.dwell
+    if _is_being_ended(state, reading, policy):
+        return state
     if state.level == "critical" or (state.level == "warning" and settled):
         return _up(state, reading, policy)
     calm = state.calm_since is not None and now - state.calm_since >= policy.dwell
     if state.steps and calm and settled:
         return _down(state, now)
     return state
+
+
+def _is_being_ended(state: Pressure, reading: Reading, policy: Policy) -> bool:
+    """Whether ending the runaway engines is enough, so that nothing else has to give way."""
+    if state.runaway_since is None or reading.at - state.runaway_since >= ENDING_S:
+        return False
+    gone = sum(engine.memory_bytes for engine in reading.engines if engine.id in state.runaway)
+    return state.cause == "ours" and not _reaches(_without(reading, gone), policy.warning)
+
+
+def _without(reading: Reading, count: int) -> Reading:
+    return replace(reading, used_bytes=reading.used_bytes - count)
 
 
 def _up(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
@@ -280,7 +298,7 @@ def _on_their_way(state: Pressure, reading: Reading, policy: Policy) -> bool:
     if state.since is None or reading.at - state.since >= policy.dwell:
         return False
     gone = sum(engine.memory_bytes for engine in reading.engines if _leaves(state, engine))
-    return not _reaches(replace(reading, used_bytes=reading.used_bytes - gone), policy.critical)
+    return not _reaches(_without(reading, gone), policy.critical)
 
 
 def _leaves(state: Pressure, engine: EngineReading) -> bool:

@@ -56,10 +56,25 @@ def test_the_worst_comes_first_and_stays_listed_until_it_is_gone() -> None:
     assert machine.read(CALM).runaway == ()
 
 
-def test_a_runaway_engine_costs_no_other_model_its_place() -> None:
+def test_while_a_runaway_engine_is_ended_nothing_else_gives_way() -> None:
+    machine = Machine()
+    machine.engines = (engine("wild", 700, 100), engine("idle", 50), engine("chat", 200, active=True))
+    assert machine.hold(CRITICAL, 2.0).steps == ()
+    machine.engines = machine.engines[1:]
+    assert machine.hold(250, 60.0).steps == ()
+
+
+def test_one_that_will_not_go_is_not_waited_for_and_still_costs_no_other_model_its_place() -> None:
     """Its memory counts as on its way out, so neither `shed` nor `unload` goes on meanwhile."""
     machine = Machine()
     machine.engines = (engine("wild", 700, 100), engine("idle", 50), engine("chat", 200, active=True))
+    assert machine.hold(CRITICAL, 2.25).steps == ("drop_caches",)
     machine.hold(CRITICAL, 5.0)
     assert machine.state.runaway == ("e-wild",)
     assert (machine.state.shed, machine.state.unloaded) == ((), None)
+
+
+def test_where_ending_it_is_not_enough_the_ladder_goes_on() -> None:
+    machine = Machine()
+    machine.engines = (engine("wild", 200, 50), engine("chat", 890, active=True))
+    assert machine.read(1090).steps == ("drop_caches",)

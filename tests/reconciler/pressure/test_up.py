@@ -227,6 +227,7 @@ def test_without_a_budget_nothing_is_said_about_our_use() -> None:
     machine.engines = (engine("chat", 100, 1, active=True),)
     assert machine.hold(CRITICAL, 60.0, budget_bytes=0).steps == ()
     assert machine.state.runaway == ()
+    machine.engines = ()
     machine.up_to("throttle")
     assert machine.hold(0, 60.0, budget_bytes=0).steps == names.LADDER[:3]
     assert machine.read(GAP, budget_bytes=0, system="warning").cause == "others"
