@@ -24,7 +24,7 @@ def test_steps_are_undone_in_reverse_one_per_dwell() -> None:
 def test_between_recover_and_warning_nothing_changes() -> None:
     machine = Machine()
     machine.up_to("throttle")
-    state = machine.hold(GAP, 3600.0)
+    state = machine.hold(GAP, 3600.0, every=2.5)
     assert (state.level, state.steps) == ("normal", names.LADDER[:3])
 
 

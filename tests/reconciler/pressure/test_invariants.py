@@ -60,7 +60,7 @@ moments = st.tuples(
         engines=st.lists(engines, max_size=5, unique_by=lambda engine: engine.id).map(tuple),
     ),
 )
-traces = st.lists(moments, min_size=1, max_size=60)
+traces = st.lists(moments, min_size=1, max_size=40)
 
 
 def walk(trace: Sequence[tuple[float, Reading]], policy: Policy) -> list[tuple[Pressure, Pressure, Reading]]:
