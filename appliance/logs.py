@@ -17,7 +17,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -28,6 +27,7 @@ Style = Literal["json", "text"]
 
 TEXT = "%(asctime)s %(name)s %(message)s"
 WAITING = 10_000  # lines that may wait for a slow reader
+GATHER_S = 0.02  # lines that come within so long of each other are written together
 FIELDS = "fields"  # the name of `extra` that carries a line's own members
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -57,16 +57,16 @@ class JsonFormatter(logging.Formatter):
 class _Handler(logging.Handler):
     """Formats at once, since what a record refers to may change, and never waits."""
 
-    def __init__(self, formatter: logging.Formatter, waiting: queue.Queue[str | None]) -> None:
+    def __init__(self, formatter: logging.Formatter, waiting: queue.SimpleQueue[str | None]) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.waiting = waiting
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.waiting.put_nowait(self.format(record))
-        except queue.Full:
+        if self.waiting.qsize() < WAITING:
+            self.waiting.put(self.format(record))
+        else:
             self.dropped += 1  # `handle` holds the lock here
 
     def take_dropped(self) -> int:
@@ -86,8 +86,9 @@ class Logs:
         style = style or ("text" if os.isatty(file) else "json")
         formatter = JsonFormatter() if style == "json" else logging.Formatter(TEXT)
         self._file, self._formatter = file, formatter
-        self._handler = _Handler(formatter, queue.Queue(WAITING))
+        self._handler = _Handler(formatter, queue.SimpleQueue())
         self._lost = 0
+        self._closing = threading.Event()
         # A daemon: one that hangs in a write must not keep the process from ending.
         self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
         self._thread.start()
@@ -100,22 +101,36 @@ class Logs:
     def close(self, within: float = 2.0) -> None:
         """Write what waits, and stop: within so many seconds, also where a reader stands still."""
         logging.getLogger().removeHandler(self._handler)
-        end = time.monotonic() + within
-        with contextlib.suppress(queue.Full):
-            self._handler.waiting.put(None, timeout=within)
-            self._thread.join(max(0.0, end - time.monotonic()))
+        self._closing.set()
+        self._handler.waiting.put(None)
+        self._thread.join(within)
 
     # --- the writing thread -----------------------------------------------------------------------
 
     def _write(self) -> None:
-        while (line := self._handler.waiting.get()) is not None:
-            dropped, self._lost = self._handler.take_dropped() + self._lost, 0
-            if dropped:
-                line = f"{self._note(dropped)}\n{line}"
+        going = True
+        while going:
+            lines = [self._handler.waiting.get()]
+            self._closing.wait(GATHER_S)  # each wake-up of this thread costs the event loop a moment
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    lines.append(self._handler.waiting.get_nowait())
+            going = None not in lines
+            self._out([line for line in lines if line is not None])
+
+    def _out(self, lines: list[str]) -> None:
+        dropped, self._lost = self._handler.take_dropped() + self._lost, 0
+        if dropped:
+            lines.insert(0, self._note(dropped))
+        for start in range(0, len(lines), 100):
+            some = lines[start : start + 100]
             try:
-                self._whole(line.encode("utf-8", "replace") + b"\n")
-            except OSError:  # a full disk, a reader that has gone: that line is lost, and counted
-                self._lost = dropped + 1
+                self._whole("".join(f"{line}\n" for line in some).encode("utf-8", "replace"))
+            except OSError:  # a full disk, a reader that has gone: these lines are lost, and counted
+                noted = (
+                    dropped - 1 if start == 0 and dropped else 0
+                )  # the note itself is no line of anybody's
+                self._lost += len(some) + noted
 
     def _whole(self, data: bytes) -> None:
         # Not through sys.stderr: its lock, held by a thread that hangs, would end the interpreter badly.

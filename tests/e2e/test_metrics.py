@@ -138,3 +138,34 @@ def test_each_request_leaves_one_line_with_the_id_that_its_answer_carries(machin
     assert line["generation"] == 1
     assert 0 < line["ttft_ms"] <= line["duration_ms"]
     assert "secret" not in text
+
+
+def test_an_overload_is_counted_whole_and_logged_in_brief(machine: Machine) -> None:
+    spec = machine.spec(queue={"depth": 1, "timeout": "60s"})
+    spec["models"]["demo"]["concurrency"] = 1
+    machine.up(spec)
+    codes: list[int] = []
+
+    def ask() -> None:
+        codes.extend(machine.ask("Count to a hundred.", max_tokens=60)[0] for _ in range(15))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = codes.count(503)
+    assert refused > 20
+    row = (("code", "overloaded"), ("route", "/v1/chat/completions"))
+    assert samples(machine)["lmx_requests_total"][row] == refused
+    machine.until(lambda _: _told(machine) == refused)
+    lines = [json.loads(line) for line in machine.log.read_text().splitlines()]
+    assert any("count" in line for line in lines if line.get("code") == "overloaded")
+
+
+def _told(machine: Machine) -> int:
+    """Refusals that the log tells of, one by one or in sum."""
+    lines = [
+        json.loads(line) for line in machine.log.read_text().splitlines(keepends=True) if line.endswith("\n")
+    ]
+    return sum(line.get("count", 1) for line in lines if line.get("code") == "overloaded")
