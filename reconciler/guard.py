@@ -19,7 +19,7 @@ from reconciler.events import EventType
 from reconciler.readings import Service
 from reconciler.spec import Slo
 
-STAGES = ("inside", "back-pressure", "shedding", "restart")
+STAGES = ("normal", "back-pressure", "shedding", "restart")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Guard:
 
     stage: 0 inside, 1 back-pressure, 2 shedding, 3 restart. depth: most requests that may wait for it; None:
     as declared. refuse_below: models of lower priority take no new request. recycle: the engine that is to be
-    replaced. why: one sentence with the figures that triggered the stage.
+    replaced, kept while stage 3 lasts; since then counts from its replacement. why: one sentence with the
+    figures that triggered the stage.
     """
 
     stage: int = 0
@@ -78,6 +79,7 @@ class Guard:
     since: float = 0.0
     inside_since: float | None = None
     recycled_at: float | None = None
+    replaced_by: str | None = None  # answers instead of `recycle`
     recycles: int = 0  # since the model was last inside its lines
     left_at: float | None = None  # when a stage was last left
     relapses: int = 0
@@ -126,10 +128,11 @@ class _Look:
             guard = replace(guard, inside_since=None)
             if held and self._step_up(guard, misses):
                 guard = self._entered(guard, guard.stage + 1, misses)
-            elif guard.stage == 3 and guard.recycle is None and self._may_recycle(guard, misses):
-                guard = self._entered(guard, 3, misses)
-            elif guard.stage == 3 and guard.recycle is None and held:
-                guard = self._entered(guard, 2, misses)  # replaced; what is left is no reason to do it again
+            elif guard.stage == 3 and guard.recycle != self.service.engine:
+                if self._may_recycle(guard, misses):
+                    guard = self._entered(guard, 3, misses)
+                elif held and self._fresh(guard):
+                    guard = self._entered(guard, 2, misses)  # what is left is no reason to do it again
         elif self._inside():
             calm_since = at if guard.inside_since is None else guard.inside_since
             guard = replace(guard, inside_since=calm_since if guard.stage else None)
@@ -241,6 +244,7 @@ class _Look:
             inside_since=None,
             why=self._why(misses),
             recycle=self.service.engine if restarts else None,
+            replaced_by=None,
             recycled_at=at if restarts else guard.recycled_at,
             recycles=guard.recycles + restarts,
             relapses=guard.relapses + (relapse and stage > guard.stage),
@@ -250,15 +254,23 @@ class _Look:
         at, stage = self.service.at, guard.stage - 1
         why = f"inside its lines for {_seconds(at - (guard.inside_since or at))}"
         guard = replace(
-            guard, stage=stage, since=at, inside_since=at, misses=(), why=why, recycle=None, left_at=at
+            guard,
+            stage=stage,
+            since=at,
+            inside_since=at,
+            misses=(),
+            why=why,
+            recycle=None,
+            replaced_by=None,
+            left_at=at,
         )
         return guard if stage else replace(guard, inside_since=None, recycles=0)
 
     def _settled(self) -> Guard:
-        """Without what is over by now: the engine to replace is gone, the last restart is long ago."""
+        """With what is known of the newest start, without what is long ago."""
         guard, service = self.guard, self.service
-        if guard.recycle is not None and guard.recycle != service.engine:
-            guard = replace(guard, recycle=None)
+        if guard.recycle is not None and service.engine not in (None, guard.recycle, guard.replaced_by):
+            guard = replace(guard, replaced_by=service.engine, since=service.at)
         if service.engine is not None and service.cold_start_s is not None:
             line, took = self.slo.cold_start, service.cold_start_s
             slow = Miss("cold_start", took, line) if line is not None and took > line else None
@@ -286,7 +298,8 @@ class _Look:
                 guard = replace(guard, depth=depth, depth_at=self.service.at)
         if guard.stage < 2:
             return replace(guard, refuse_below=None)
-        return replace(guard, refuse_below=self.service.priority) if _late(misses) else guard
+        shed = _late(misses) and self._can_shed()
+        return replace(guard, refuse_below=self.service.priority) if shed else guard
 
     def _depth(self, guard: Guard, misses: tuple[Miss, ...]) -> int | None:
         """How many may wait and still hear their first token in time; one always may, or rows would idle.
@@ -333,7 +346,7 @@ def changes(
         if new.stage == old.stage and not again:
             continue
         why = new.why if new.stage else "no longer watched" if service is None else _back(old, service)
-        yield EventType.SLO_STAGE, f"{name}: {why}: {_doing(new)}", _data(name, old, new, service)
+        yield EventType.SLO_STAGE, f"{name}: {why}: {_doing(old, new)}", _data(name, old, new, service)
 
 
 def _back(old: Guard, service: Service) -> str:
@@ -341,13 +354,13 @@ def _back(old: Guard, service: Service) -> str:
     return f"inside its lines for {_seconds(inside)}"
 
 
-def _doing(guard: Guard) -> str:
-    parts = [STAGES[guard.stage] if guard.stage else "back to normal"]
+def _doing(old: Guard, guard: Guard) -> str:
+    parts = [("back to " if guard.stage < old.stage else "") + STAGES[guard.stage]]
     if guard.depth is not None:
         parts.append(f"queue cut to {guard.depth}")
     if guard.refuse_below is not None:
         parts.append(f"models under priority {guard.refuse_below} take no new requests")
-    if guard.recycle is not None:
+    if guard.recycle not in (None, old.recycle):
         parts.append(f"{guard.recycle} is replaced")
     return ", ".join(parts)
 

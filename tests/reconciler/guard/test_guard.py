@@ -142,7 +142,10 @@ def test_stages_are_left_in_reverse_one_calm_minute_each() -> None:
     run.until(stage(0), GOOD)
     assert [n for _, n in run.stages] == [1, 2, 1, 0]
     assert [t - begun for t, _ in run.stages[2:]] == [61.0, 121.0]
-    assert run.events[-1][0] == "daily: inside its lines for 60 s: back to normal"
+    assert [text for text, _ in run.events[2:]] == [
+        "daily: inside its lines for 60 s: back to back-pressure, queue cut to 3",
+        "daily: inside its lines for 60 s: back to normal",
+    ]
     run.hold(GOOD, POLICY.relapse)
     assert run.guards == {}
 
@@ -204,8 +207,9 @@ def test_an_engine_that_fell_under_half_of_its_usual_speed_is_replaced() -> None
     run.hold(SLOW, 100)
     assert run.guard.recycle == "daily-1"
     fresh = replace(SLOW, engine="daily-2", usual_tokens_per_s=None)
-    assert run.look(fresh).recycle is None
-    assert run.hold(fresh, 100).stage == 2  # still late, and nothing says that another restart would help
+    assert run.look(fresh).recycle == "daily-1"  # nobody routes to it any more
+    assert run.hold(fresh, 55).stage == 3  # the figures are still those of the old one
+    assert run.hold(fresh, 10).stage == 2  # late all the same, and another restart would not help
 
 
 def test_a_restart_waits_until_shedding_has_had_its_chance() -> None:
