@@ -24,6 +24,7 @@ from reconciler.spec import Spec
 WHOLE = ""  # the "model" of an override that is for the whole appliance
 DRAIN_BEGINS_S = 10.0  # the loop gives the router its orders long before
 DRAIN_LOOK_S = 0.1
+STATUS_FRESH_S = 0.05
 BEAT_LIMIT_S = 20.0  # the loop looks at least every 5 s; four misses in a row are not a busy moment
 GIB = 2**30
 
@@ -47,6 +48,7 @@ class ApplianceControl:
         self._loop: Loop
         self._started = time.time()
         self._changed = asyncio.Event()
+        self._status: tuple[float, dict[str, Any]] | None = None
         self.tokens_per_s = 0.0
 
     def attach(self, loop: Loop) -> None:
@@ -59,6 +61,13 @@ class ApplianceControl:
         return self._loop.spec
 
     def status(self) -> dict[str, Any]:
+        """Made anew after each pass of the loop, and for the traffic in it 20 times a second at most."""
+        now = time.monotonic()
+        if self._status is None or now - self._status[0] >= STATUS_FRESH_S:
+            self._status = (now, self._document())
+        return self._status[1]
+
+    def _document(self) -> dict[str, Any]:
         return documents.document(
             self._loop,
             self._source,
@@ -234,6 +243,7 @@ class ApplianceControl:
 
     def noticed(self) -> None:
         """The loop has finished a pass: whoever waits for an effect looks again."""
+        self._status = None
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -6,6 +6,7 @@ the running event loop.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
@@ -54,6 +55,7 @@ def build(control: Control) -> Sanic[Any, Any]:
         f"lmx-{next(_numbers)}", config=config, request_class=Call, configure_logging=False
     )
     listeners = app.ctx.listeners = Listeners(app)
+    app.ctx.big_bodies = asyncio.Semaphore()
     guards = Guards(control)
 
     async def on_request(request: Request) -> HTTPResponse | None:

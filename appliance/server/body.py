@@ -5,6 +5,7 @@ The limit is `server.max_body` as it is now, so an edit of the spec counts for t
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from sanic.exceptions import PayloadTooLarge
 from sanic.request import Request
 
 from appliance.errors import ApiError
+from appliance.server import scan
 from appliance.server.connection import http_of, transport_of
 from appliance.server.parse import parse
 from reconciler.units import format_size
@@ -19,6 +21,7 @@ from reconciler.units import format_size
 # How much of a refused upload is read and thrown away, so that a client that is still sending gets to
 # see the answer instead of a reset connection.
 DISCARD = 64 * 1024**2
+SMALL = 32 * 1024  # bytes: up to here a body is looked through at once, in a millisecond or so
 
 T = TypeVar("T")
 
@@ -43,6 +46,11 @@ async def read(request: Request, kind: type[T], limit: int, *, empty: T | None =
     if empty is not None and nothing:
         return empty
     body, request.body = request.body, b""  # not kept for as long as the answer takes
+    if len(body) <= SMALL:
+        scan.check(body)
+    else:
+        async with request.app.ctx.big_bodies:  # one at a time: they share one processor with all else
+            await asyncio.to_thread(scan.check, body)
     return parse(body, kind)
 
 
