@@ -1,4 +1,6 @@
-"""Asks /healthz again and again, in a process of its own: the delays are the server's, not a busy client's.
+"""Asks one path again and again, in a process of its own: the delays are the server's, not a busy client's.
+
+    python -m bench.prober PORT [PATH]
 
 Prints the seconds of each answer as one JSON list when its standard input is closed.
 """
@@ -12,23 +14,23 @@ import sys
 import time
 
 EVERY_S = 0.02
-REQUEST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
-def main(port: int) -> None:
+def main(port: int, path: str = "/healthz") -> None:
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
     waits = []
     while not select.select([sys.stdin], [], [], EVERY_S)[0]:
         start = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
-            sock.sendall(REQUEST)
+            sock.sendall(request)
             answer = b""
             while data := sock.recv(4096):
                 answer += data
         waits.append(time.perf_counter() - start)
-        if b'"ok"' not in answer:
-            raise RuntimeError(f"/healthz said {answer!r}")
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(f"{path} said {answer[:400]!r}")
     print(json.dumps(waits))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,5 +1,7 @@
 """`lmx up` on a small machine with faults: `python -m tests.chaos.up FILE CONTROLS`.
 
+What the loop reads is recorded in CONTROLS, as `lmx up --record` does it.
+
 Everything is the real product but three things that it takes from outside: the machine it runs on (see
 small_machine), the command that starts an engine (the real engine, with faults that can be switched on),
 and what the wall clock says.
@@ -41,7 +43,7 @@ def engine(controls: Path) -> tuple[str, ...]:
 def main() -> int:
     file, controls = map(Path, sys.argv[1:])
     let_the_clock_jump(controls / "clock")
-    return run(file, SmallMachine(controls), engine=engine(controls))
+    return run(file, SmallMachine(controls), engine=engine(controls), record=controls / "trace.jsonl")
 
 
 if __name__ == "__main__":
