@@ -21,7 +21,7 @@ CLIENTS = 16
 
 
 def run(scratch: Path) -> Iterator[Row]:
-    for name, memory in (("beside", {}), ("drain first", {"memory": {"budget": "300MiB"}})):
+    for name, memory in (("beside", {}), ("drain first", {"memory": {"budget": "400MiB"}})):
         place = scratch / name.replace(" ", "-")
         place.mkdir()
         models = {

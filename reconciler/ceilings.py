@@ -25,6 +25,8 @@ from reconciler.straining import allowance
 
 PREFILL_CHUNK = 512  # tokens; halves the wait of a short request behind a long one at < 1 % of throughput
 QUANTUM = 16 * 2**20  # shares are whole multiples, so that a small change brings no new orders
+# What an engine takes into account and a forecast does not: it copies a small batch whole, not by layers.
+COPIES = 32 * 2**20
 LEAST_BUFFERS, MOST_BUFFERS = 32 * 2**20, 2**30  # freed buffers that an engine may keep, bytes
 WIRED_SHARE = 0.6  # of the working set: under `memory.wired: auto` only a model beyond this is wired
 
@@ -72,7 +74,7 @@ def _lasts(choice: Choice, choices: list[Choice]) -> bool:
 
 def _need(choice: Choice) -> int:
     assert choice.size is not None
-    return choice.size.at(choice.context)
+    return choice.size.at(choice.context) + COPIES
 
 
 def _need_as_it_runs(engine: EngineObs, desired: Desired, seen: Observed) -> int | None:
@@ -80,7 +82,7 @@ def _need_as_it_runs(engine: EngineObs, desired: Desired, seen: Observed) -> int
     if form is None or engine.limits is None:
         return None
     size = size_of(form, seen.files.get(engine.digest), desired.spec)
-    return size.at(engine.limits.context) if size.problem is None else None
+    return size.at(engine.limits.context) + COPIES if size.problem is None else None
 
 
 def _shrunk(limits: Limits, need: int, desired: Desired) -> Limits:

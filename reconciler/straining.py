@@ -14,7 +14,7 @@ from reconciler.readings import EngineReading, Reading, Service
 from reconciler.spec import Spec
 from reconciler.strain import Strain
 
-_OWN_STEP = 64 * 2**20  # bytes
+_OWN_STEP = 32 * 2**20  # bytes
 
 
 def advanced(desired: Desired, seen: Observed) -> tuple[Strain, Reading]:

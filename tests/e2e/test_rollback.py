@@ -145,7 +145,7 @@ def test_the_same_name_with_another_source_rolls_back_too(up: Machine) -> None:
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_drained(machine: Machine) -> None:
-    spec = machine.spec(memory={"budget": "300MiB"})
+    spec = machine.spec(memory={"budget": "400MiB"})
     machine.up(spec)
     pid = machine.status()["models"]["demo"]["pid"]
     # The demo model's own maximum is 8,192 tokens, so only a bigger model can be too big.

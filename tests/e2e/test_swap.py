@@ -14,7 +14,7 @@ CLIENTS = 16
 SWAPS = 20
 LONG = "Count from one to one hundred."
 # By the forecast one engine needs 180 MiB at the least, so two do not fit under 85 % of this.
-SMALL_BUDGET = {"budget": "300MiB"}
+SMALL_BUDGET = {"budget": "400MiB"}
 
 
 class _Traffic:

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from reconciler.actions import Bind, Drain
 from reconciler.backoff import CAP_S
+from reconciler.ceilings import COPIES
 from reconciler.forecast import PROCESS, budget
 from reconciler.names import LADDER
 from reconciler.observed import EngineState
@@ -323,7 +324,7 @@ class Convergence(RuleBasedStateMachine):
         world.crash_in, world.stale = None, []
         for engine in world.engines.values():
             engine.extra, engine.leak = 0, 0.0
-        world.hog, world.system, world.heat = 0, ("normal", ""), None if world.heat is None else "nominal"
+        world.hog, world.system, world.heat = 0, ("normal", ""), "nominal"
         world.service.clear()
         for source in world.sources.values():
             if source.fate != "fails_for_ever":
@@ -391,7 +392,7 @@ class Convergence(RuleBasedStateMachine):
             assert synced.status == "True", synced
             usual = "Ready" if eased else "Degraded"
             assert loop.summary == usual or any(o.kind == "unload" for o in loop.overrides)
-            allowed = sum(e.limits.memory_bytes + PROCESS for e in world.live())
+            allowed = sum(e.limits.memory_bytes + PROCESS - COPIES for e in world.live())
             assert allowed <= limit, "engines may use more than there is"
         self._somebody_answers()
 
