@@ -17,7 +17,7 @@ from reconciler.backoff import Ledger
 from reconciler.changes import changes
 from reconciler.decide import Desired, forms
 from reconciler.loader import SpecError, load_text
-from reconciler.observed import EngineObs, EngineState, ListenerObs, Observed, Route, RoutingTable
+from reconciler.observed import EngineObs, EngineState, ListenerObs, MemoryObs, Observed, Route, RoutingTable
 from reconciler.plan import plan
 from reconciler.preview import preview as run_forward
 from reconciler.spec import Spec
@@ -84,9 +84,17 @@ def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed
         files=seen.files,
         listeners=(ListenerObs(server.host, server.port, "open"),),
         table=RoutingTable(active=actual, routes=MappingProxyType(routes)),
-        memory=seen.memory,
+        memory=_running_memory(desired.spec, status, seen.memory),
     )
     return _with_limits(desired, seen)
+
+
+def _running_memory(spec: Spec, status: Mapping[str, Any], memory: MemoryObs) -> MemoryObs:
+    """What `auto` means there: its engines have told the appliance what Metal allows, and nobody told us."""
+    budget = status["memory"]["budget_bytes"]
+    if spec.memory.budget != "auto" or not budget:
+        return memory
+    return replace(memory, auto_bytes=budget)
 
 
 def _with_limits(desired: Desired, seen: Observed) -> Observed:

@@ -167,9 +167,9 @@ def ask(folder: Path, child: subprocess.Popen[bytes], wish: str) -> None:
 
 def settled(size: Callable[[int], int], pid: int) -> int:
     """The figure after the first walk, which leaves out what is shared with this process."""
-    resident = size(pid)
     if not psutil.LINUX:
-        return resident
+        return size(pid)
+    resident = psutil.Process(pid).memory_info().rss
     end = time.monotonic() + LIMIT_S
     while (found := size(pid)) >= resident:
         assert time.monotonic() < end
