@@ -32,6 +32,11 @@ def test_the_budget_is_a_share_of_the_machine_or_an_amount(given_budget: object,
     assert budget(given_budget, MemoryObs(64 * GIB, 10 * GIB)) == found  # type: ignore[arg-type]
 
 
+def test_a_budget_of_auto_is_what_the_host_says_and_nothing_else_is() -> None:
+    memory = MemoryObs(64 * GIB, 10 * GIB, auto_bytes=40 * GIB)
+    assert (budget("auto", memory), budget(Share(0.5), memory), budget(7, memory)) == (40 * GIB, 32 * GIB, 7)
+
+
 def test_weights_are_what_the_headers_say() -> None:
     assert forecast.weights(FILES) == 16 * GIB
     assert forecast.weights(ModelFiles("present", weights_bytes=10, adapter_bytes=3)) == 13
