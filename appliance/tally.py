@@ -66,7 +66,7 @@ class Tally:
 
     def ended(self, record: Ended) -> None:
         self.requests[route_of(record.caller.path), record.outcome] += 1
-        if record.first_token is None:
+        if record.first_token is None or record.caller.own:  # a warm-up waits for no client
             return
         self.ttft_s.add(record.first_token - record.asked)
         if record.tokens > 1 and record.outcome == "ok":

@@ -70,6 +70,7 @@ def test_the_gaps_of_an_answer_count_one_by_one() -> None:
     assert tally.inter_token_s.buckets()[-1] == ("+Inf", 40)
     assert tally.inter_token_s.sum == pytest.approx(1.0)
     assert tally.ttft_s.sum == pytest.approx(0.5)
+    tally.ended(ended(caller=Caller(path="/admin/warmup", own=True)))  # nobody's waiting time
     tally.ended(ended(tokens=1))
     tally.ended(ended(tokens=0, first_token=None, outcome="engine_failed"))
     assert tally.inter_token_s.buckets()[-1] == ("+Inf", 40)
