@@ -57,9 +57,9 @@ class Price:
         return rows * sum(self.row_bytes(layer, held) for layer in self.layers)
 
     def copied(self, rows: int, tokens: int) -> int:
-        """Bytes that exist twice while a batch grows, or rows join or leave it."""
+        """Bytes that exist twice while a cache grows, or rows join or leave a batch."""
         whole = self.cache(rows, tokens)
-        if whole <= BIG:
+        if rows > 1 and whole <= BIG:
             return whole
         held = hold(tokens, rows > 1)
         return rows * max(self.row_bytes(layer, held) for layer in self.layers)

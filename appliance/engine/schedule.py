@@ -72,7 +72,7 @@ class Scheduler:
                 self._gauge.work()
                 self._admit()
                 self._turn()
-            except Closed:
+            except (Closed, Exhausted):
                 raise
             except Exception as error:  # noqa: BLE001  whatever it is, the rows must hear of it
                 self._fail_all(error)

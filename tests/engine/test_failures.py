@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from appliance.engine.intake import Stop
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import Processor, Samplers
-from appliance.engine.schedule import Scheduler
+from appliance.engine.schedule import GIVE_UP, Exhausted, Scheduler
+from appliance.supervisor import endings
 
 
 class Wire:
@@ -164,6 +166,48 @@ def test_a_request_that_cannot_start_is_told(serving: Serving, monkeypatch: pyte
     assert "no such sampler" in serving.message(1)
     serving.run(job(2))
     assert serving.finish(2) == "length"
+
+
+def test_a_step_without_memory_ends_what_decodes_and_a_prompt_in_work_goes_on(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = Decoding.step, []
+
+    def fault(decoding: Decoding, *, last: bool = False) -> Any:
+        calls.append(len(decoding.rows))
+        if len(calls) == 3:
+            raise RuntimeError("[malloc] Unable to allocate 123456 bytes.")
+        return step(decoding, last=last)
+
+    monkeypatch.setattr(Decoding, "step", fault)
+    serving.inbox.limits = wire.Configure(context=4096, concurrency=8, prefill_chunk=64)
+    serving.run(job(1), job(2, prompt=[5] * 1500))
+    assert (serving.finish(1), serving.finish(2)) == ("error", "length")
+    assert "not enough memory for this step" in serving.message(1)
+    assert "123456" in serving.message(1)
+
+
+def test_an_engine_that_finds_no_memory_even_when_empty_ends_and_is_read_as_out_of_memory(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoding, "step", raising(RuntimeError("[malloc] Unable to allocate 123456 bytes.")))
+    for rid in range(1, GIVE_UP):
+        serving.run(job(rid))
+        assert serving.finish(rid) == "error"
+    with pytest.raises(Exhausted) as raised:
+        serving.run(job(GIVE_UP))
+    assert serving.finish(GIVE_UP) == "error", "its row hears of it first"
+    said = "".join(traceback.format_exception(raised.value)).encode()
+    assert endings.ended(wire.EXIT_CRASHED, said, "decode").reason == "oom"
+
+
+def test_one_step_that_works_begins_the_count_anew(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rid in range(1, 2 * GIVE_UP, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Decoding, "step", raising(MemoryError("none left")))
+            serving.run(job(rid))
+        serving.run(job(rid + 1))
+        assert (serving.finish(rid), serving.finish(rid + 1)) == ("error", "length")
 
 
 def raising(error: Exception) -> Any:

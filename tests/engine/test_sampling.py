@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core
@@ -134,3 +135,33 @@ def test_a_bias_for_a_token_that_does_not_exist_is_refused(engine: Engine) -> No
     refused = engine.ask("dog", logit_bias={10**6: 1.0}).refused
     assert refused is not None
     assert (refused.code, refused.param) == ("invalid_request", "logit_bias")
+
+
+def test_after_loading_no_way_to_pick_tokens_compiles_anything(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX's CPU backend compiles with a C++ compiler, half a second at a time, into the temporary folder."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    engine = Engine(tmp_path / "log")
+    try:
+        engine.load(folder)
+        compiled = {path.name for path in scratch.rglob("*") if path.is_file()}
+        assert compiled, "nothing was compiled at all, so this looks in the wrong place"
+        ways: list[dict[str, Any]] = [
+            {},
+            {"temperature": 0.7},
+            {"temperature": 0.71, "top_p": 0.93},
+            {"temperature": 1.3, "min_p": 0.07},
+            {"temperature": 0.9, "top_k": 17},
+            {"temperature": 0.8, "top_p": 0.5, "min_p": 0.02, "top_k": 5, "seed": 3},
+            {"temperature": 0.6, "repetition_penalty": 1.2, "presence_penalty": 0.3},
+            {"frequency_penalty": 0.4, "logit_bias": {5: 2.0}},
+        ]
+        for way in ways:
+            assert engine.ask("dog", max_tokens=4, ignore_eos=True, **way).finish == "length"
+        engine.finish(*(engine.submit("dog", max_tokens=9, ignore_eos=True, **way) for way in ways * 2))
+        assert {path.name for path in scratch.rglob("*") if path.is_file()} == compiled
+    finally:
+        engine.close()
