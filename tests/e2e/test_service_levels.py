@@ -65,6 +65,7 @@ async def _until_stage(machine: Machine, stage: int) -> dict[str, Any]:
     return next(event for event in _stages(status) if event["data"]["stage"] == stage)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_late_answers_cut_the_queue_and_then_have_the_device_to_themselves(machine: Machine) -> None:
     spec = machine.spec(slo={"ttft_p95": "1ms"})
@@ -109,6 +110,7 @@ def test_late_answers_cut_the_queue_and_then_have_the_device_to_themselves(machi
     asyncio.run(overload())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_an_engine_that_became_slow_is_replaced_and_no_request_fails(
     machine: Machine, tmp_path: Path
