@@ -64,10 +64,15 @@ class _Handler(logging.Handler):
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.waiting.qsize() < WAITING:
-            self.waiting.put(self.format(record))
-        else:
+        if self.waiting.qsize() >= WAITING:
             self.dropped += 1  # `handle` holds the lock here
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - a line that cannot be put into words must not end its author
+            text = f"a log line at {record.pathname}:{record.lineno} cannot be written: {error!r}"
+            line = self.format(logging.LogRecord(record.name, logging.ERROR, "", 0, text, None, None))
+        self.waiting.put(line)
 
     def take_dropped(self) -> int:
         self.acquire()

@@ -66,7 +66,17 @@ def test_an_error_is_one_line_with_its_traceback(tmp_path: Path) -> None:
     assert "ValueError: boom" in json.loads(text)["error"]
 
 
-def test_what_is_no_file_on_a_terminal_is_json_unless_said_otherwise(tmp_path: Path) -> None:
+def test_a_line_that_cannot_be_put_into_words_does_not_end_its_author(tmp_path: Path) -> None:
+    text = written(tmp_path, "json", ("hello",), extra=fields(odd={(1, 2): 3}))
+    assert "cannot be written" in json.loads(text)["msg"]
+    assert "test_logs.py" in json.loads(text)["msg"]
+    line = json.loads(
+        written(tmp_path, "json", ("hello",), extra=fields(path=Path("/x"), share=float("nan")))
+    )
+    assert (line["path"], line["share"]) == ("/x", None)
+
+
+def test_what_is_not_a_terminal_is_json_unless_said_otherwise(tmp_path: Path) -> None:
     assert json.loads(written(tmp_path, None, ("hello",)))["msg"] == "hello"
     assert written(tmp_path, "text", ("hello",)).endswith(" lmx.test hello\n")
 
