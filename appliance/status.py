@@ -11,6 +11,7 @@ import appliance
 from appliance.breakers import Breakers
 from reconciler import forecast
 from reconciler.decide import Choice
+from reconciler.digests import digest, own_digest
 from reconciler.loop import Loop
 from reconciler.observed import EngineInfo, EngineObs, EngineState, ModelFiles, Observed
 from reconciler.spec import Model
@@ -172,7 +173,7 @@ def models(loop: Loop) -> dict[str, dict[str, Any]]:
         engine = min(
             (e for e in seen.engines if e.model == name), key=lambda e: _ORDER.index(e.state), default=None
         )
-        out[name] = _model(loop, name, form, choice, engine, seen.files.get(form.digest))
+        out[name] = _model(loop, name, form, choice, engine, seen.files.get(digest(form)))
     return out
 
 
@@ -233,7 +234,7 @@ def model_state(
     if engine is not None and engine.state in _STATE:
         blocked = choice.blocked.message if choice is not None and choice.blocked is not None else ""
         return _STATE[engine.state], blocked
-    record = loop.ledger.get(form.own_digest)
+    record = loop.ledger.get(own_digest(form))
     if record.quarantined:
         return "quarantined", record.last.message if record.last is not None else ""
     if choice is not None and choice.blocked is not None:
