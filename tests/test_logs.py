@@ -66,8 +66,13 @@ def test_an_error_is_one_line_with_its_traceback(tmp_path: Path) -> None:
     assert "ValueError: boom" in json.loads(text)["error"]
 
 
+class Wordless:
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
 def test_a_line_that_cannot_be_put_into_words_does_not_end_its_author(tmp_path: Path) -> None:
-    text = written(tmp_path, "json", ("hello",), extra=fields(odd={(1, 2): 3}))
+    text = written(tmp_path, "json", ("hello",), extra=fields(odd=Wordless()))
     assert "cannot be written" in json.loads(text)["msg"]
     assert "test_logs.py" in json.loads(text)["msg"]
     line = json.loads(
