@@ -1,8 +1,9 @@
 """Clients that hold a connection without getting on with it: how long they may, and who goes first.
 
 A head that comes a byte at a time, or a body slower than any real line, would hold a connection for as
-long as its sender likes. Once a second all connections are looked at; those that are too slow are told so
-and closed. Idle ones are welcome until there are too many: then the idlest make room for new ones.
+long as its sender likes; so would a client that asks and never reads. Once a second all connections are
+looked at; those that are too slow are told so and closed. Idle ones are welcome until there are too many:
+then the idlest make room for new ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from appliance.errors import ApiError
 HEAD_S = 10.0  # from the first byte of a request to the end of its head
 BODY_S = 10.0  # a body is judged each time so much has passed ...
 BODY_RATE = 1024  # ... and must have come at this many bytes per second
+READ_S = 60.0  # for which answers may lie unread, more than a connection holds
 MOST = 4096  # connections; an idle one takes some 20 KiB
 RESERVED = 256  # files and sockets kept for engines, state and logs
 BATCH = 32  # idle connections that go at once: finding them means sorting all
@@ -63,11 +65,16 @@ class Patience:
                     _end(connection, f"the body came at less than {BODY_RATE} bytes a second")
                     continue
                 mark = _Mark(number, part, now, received)
+            elif part == "answer" and now - mark.since >= READ_S:
+                connection.transport.abort()
+                continue
             self._marks[connection] = mark
 
 
 def _part(connection: Any, http: Any) -> str | None:
-    """What of a request the server waits for; None: it waits for nothing, or for a first byte."""
+    """What the server waits for from this client; None: for nothing, or for a first byte."""
+    if not connection._can_write.is_set():
+        return "answer"
     if http.stage is Stage.REQUEST:
         return "head"
     if http.request_body and not connection._data_received.is_set():

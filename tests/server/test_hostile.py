@@ -128,6 +128,26 @@ async def test_a_slow_line_that_gets_on_is_served(site: Site) -> None:
         assert (await line.reply()).status == 200
 
 
+async def test_a_client_that_asks_and_never_reads_is_cut_off(site: Site) -> None:
+    async with raw.connect(site.port) as line:
+        line.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asks = raw.get("/v1/models") * 200
+
+        def stuck() -> bool:
+            return any(not one._can_write.is_set() for one in held(site))
+
+        while not stuck():
+            line.writer.write(asks)
+            await asyncio.sleep(0)
+            await site.http.get("/healthz")
+        look(site, 0)
+        look(site, patience.READ_S - 5)
+        assert stuck()
+        assert await served(site)
+        look(site, patience.READ_S + 5)
+        await eventually(lambda: not stuck())
+
+
 async def test_a_refused_upload_that_trickles_on_is_cut_off_too(site: Site) -> None:
     async with raw.connect(site.port) as line:
         await line.send(raw.post("/nothing/here", b"", "Content-Length: 100000"))
