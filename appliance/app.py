@@ -173,6 +173,7 @@ class _Appliance:
             metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
             breakers=self._breakers,
         )
+        self._router.priority_of = self._control.priority_of
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
         services = Services(clock.time)

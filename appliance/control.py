@@ -25,6 +25,7 @@ WHOLE = ""  # the "model" of an override that is for the whole appliance
 DRAIN_BEGINS_S = 10.0  # the loop gives the router its orders long before
 DRAIN_LOOK_S = 0.1
 STATUS_FRESH_S = 0.05
+USUAL_PRIORITY = 100
 BEAT_LIMIT_S = 20.0  # the loop looks at least every 5 s; four misses in a row are not a busy moment
 GIB = 2**30
 
@@ -80,6 +81,11 @@ class ApplianceControl:
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.exposition(accept)
+
+    def priority_of(self, model: str) -> int:
+        """For records of requests; of a model that the spec no longer names, the default."""
+        form = self._loop.spec.models.get(model)
+        return USUAL_PRIORITY if form is None else form.priority
 
     def traffic(self) -> documents.Traffic:
         counters = self.router.counters

@@ -22,7 +22,7 @@ HEAD_S = 10.0  # from the first byte of a request to the end of its head
 BODY_S = 10.0  # a body is judged each time so much has passed ...
 BODY_RATE = 1024  # ... and must have come at this many bytes per second
 READ_S = 60.0  # for which answers may lie unread, more than a connection holds
-MOST = 4096  # connections; an idle one takes some 20 KiB
+MOST = 4096  # connections; an idle one takes some 8 KiB
 RESERVED = 256  # files and sockets kept for engines, state and logs
 BATCH = 32  # idle connections that go at once: finding them means sorting all
 
