@@ -282,6 +282,23 @@ def test_d4_a_model_that_was_shed_comes_back_only_where_it_fits_under_recover() 
     rig.clean()
 
 
+def test_d5_a_model_that_was_shed_does_not_swing_next_to_one_that_takes_more_than_foreseen() -> None:
+    rig = two(room=4.0)
+    engine = rig.engine("a")
+    engine.extra = int(budget(rig) * 0.87) - 2 * engine.memory
+    rig.run(2 * MINUTE)
+    assert rig.running == ["a:./small-a"]
+    mark = rig.mark()
+    rig.run(60 * MINUTE, look=20)
+    assert rig.loop.strain.steps == ()
+    assert not any(isinstance(a, Spawn | Drain) for a in rig.since(mark))
+    assert rig.condition("Synced").reason == "OomUnloaded"
+    engine.extra = 0
+    rig.run(MINUTE)
+    assert rig.running == ["a:./small-a", "b:./small-b"]
+    rig.clean()
+
+
 def test_d4_an_edit_or_reconcile_ends_the_wait_for_recover() -> None:
     for how in ("edit", "reconcile"):
         rig = two(room=4.1 * 0.85)
