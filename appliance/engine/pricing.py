@@ -4,9 +4,10 @@ Measured once, at warm-up, on the real cache objects: config.json may say one th
 allocate another. Three kinds of layer are told apart, as mlx-lm allocates them: caches that grow with the
 text, in steps of 256 tokens; rotating ones that stop at their window; and states of one size.
 
-A batch is padded: rows x longest. On top of that comes one layer a second time, since a cache that grows,
-takes in rows or loses some is copied layer by layer, and what a chunk of a prompt needs while it is
-computed, which the control plane forecasts (`Configure.workspace`).
+A batch is padded: rows x longest. On top of that comes the larger of two things that never coincide: one
+layer a second time, since a cache that grows, takes in rows or loses some is copied layer by layer, and
+what a chunk of a prompt needs while it is computed, which the control plane forecasts
+(`Configure.workspace`). So one request at the full ceiling costs what the forecast let the engine in for.
 """
 
 from __future__ import annotations
@@ -71,9 +72,8 @@ class Price:
         # In prefill a rotating cache holds a chunk more than its window.
         chunk = max(1, limits.prefill_chunk)
         beyond = chunk * sum(layer.per_token for layer in self.layers if layer.window is not None)
-        sampling = rows * SAMPLING * self.vocabulary
-        batch = self.cache(rows, tokens) + self.copied(rows, tokens)
-        return self.base + batch + beyond + sampling + limits.workspace
+        deciding = self.copied(rows, tokens) + rows * SAMPLING * self.vocabulary
+        return self.base + self.cache(rows, tokens) + beyond + max(deciding, limits.workspace)
 
     def fits(self, rows: int, tokens: int, limits: Configure) -> bool:
         return not limits.memory or not self.layers or self.need(rows, tokens, limits) <= limits.memory

@@ -147,7 +147,7 @@ def test_waiting_changes_no_token(serving: Serving) -> None:
 
 def test_what_would_not_fit_alone_is_refused_with_what_would(serving: Serving) -> None:
     engine = serving.engine
-    serving.limit(ROW, context_declared=4096)
+    serving.limit(ROW * 3 // 4, context_declared=4096)
     refused = engine.ask(**ask(1900, 100)).refused
     assert refused is not None
     assert (refused.code, refused.param) == ("context_length_exceeded", "prompt")
@@ -172,7 +172,7 @@ def test_what_would_not_fit_alone_is_refused_with_what_would(serving: Serving) -
 
 def test_a_default_of_max_tokens_that_does_not_fit_is_said_to_be_one(serving: Serving) -> None:
     engine = serving.engine
-    serving.limit(ROW)
+    serving.limit(ROW * 3 // 4)
     refused = engine.ask([5] * 100, ignore_eos=True).refused
     assert refused is not None
     assert refused.code == "context_length_exceeded"

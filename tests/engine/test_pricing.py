@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core
@@ -17,6 +18,8 @@ from appliance.engine.output import Output
 from appliance.engine.pricing import STEP, Price
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import greedy
+from appliance.hub import find
+from reconciler import forecast
 from tests.engine import models
 
 mx: Any = mlx.core
@@ -26,8 +29,12 @@ SHAPES = {"dense": models.QWEN3, "sliding": models.GEMMA3, "hybrid": models.QWEN
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = models.write(tmp_path_factory.mktemp("model") / request.param, SHAPES[request.param])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(tmp_path_factory.mktemp("model") / request.param, SHAPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
     order = wire.Load(model="test", path=str(folder))
     return warm.up(load.load(order, weights.check(order), lambda done, total: None), Gauge())
 
@@ -84,6 +91,15 @@ def test_what_runs_alone_is_the_most_that_fits(model: Model) -> None:
         assert tokens <= model.price.largest(there) < tokens + STEP or model.price.largest(there) == 2048
         assert model.price.fits(1, model.price.largest(there), there)
         assert not model.price.fits(1, tokens, wire.Configure(**{**fields(there), "memory": need - 1}))
+
+
+@pytest.mark.parametrize("context", [512, 2048])
+def test_one_request_at_the_ceiling_fits_into_what_the_forecast_let_the_engine_in_for(
+    folder: Path, model: Model, context: int
+) -> None:
+    priced = forecast.forecast(find(str(folder)), context=context, prefill_chunk=CHUNK, backend="cpu")
+    limits = wire.Configure(context=context, prefill_chunk=CHUNK, workspace=priced.workspace)
+    assert model.price.need(1, context, limits) <= (priced.total - priced.process) * 1.01 + 2**16
 
 
 def fields(message: wire.Configure) -> dict[str, Any]:
