@@ -209,7 +209,8 @@ class _Reader:
                 values[item.name] = self.value(value, form_of(item), (*loc, key))
         for key, item in known.items():
             if item.default is MISSING and item.default_factory is MISSING and item.name not in values:
-                more = "; write it here, once at the top, or as a size in memory.budget" if key == "budget" else ""
+                places = "; write it here, once at the top, or as a size in memory.budget"
+                more = places if key == "budget" else ""
                 self.wrong(loc, f"{key} is missing{more}")
         return kind(**values) if len(self.problems) == before else None
 
