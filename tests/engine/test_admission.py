@@ -185,14 +185,14 @@ def test_a_smaller_allowance_leaves_running_rows_and_ends_the_wait_of_what_canno
 ) -> None:
     engine = serving.engine
     serving.limit(ONE)
-    running = engine.submit(**ask(1000, 400))
+    running = engine.submit(**ask(300, 1200))
     engine.until(lambda: bool(running.rows))
-    waiting = engine.submit(**ask(1000, 400))
+    waiting = engine.submit(**ask(300, 1200))
     beat = serving.running()
     assert (beat.rows, beat.waiting) == (1, 1)
     serving.limit(MIB)
     engine.finish(running, waiting, within=60)
-    assert (running.finish, running.rows[-1].tokens) == ("length", 400)
+    assert (running.finish, running.rows[-1].tokens) == ("length", 1200)
     assert waiting.accepted is None
     assert waiting.refused is not None
     assert waiting.refused.code == "overloaded"
@@ -213,9 +213,9 @@ def test_an_allowance_below_the_weights_refuses_as_overloaded_until_it_grows(ser
 def test_what_waits_for_memory_can_be_taken_back(serving: Serving) -> None:
     engine = serving.engine
     serving.limit(ONE)
-    running = engine.submit(**ask(1000, 400))
+    running = engine.submit(**ask(300, 1200))
     engine.until(lambda: bool(running.rows))
-    waiting = engine.submit(**ask(1000, 400))
+    waiting = engine.submit(**ask(300, 1200))
     serving.running()
     engine.send(wire.Cancel(waiting.rid))
     engine.finish(waiting)
