@@ -91,14 +91,14 @@ async def test_while_throttled_known_sessions_go_on_and_new_ones_wait_until_noth
         await introduce(w)
         running = await w.router.open(None, prompt(4000), caller=OLD)
         w.route(Route("demo", "ready", engine, 4, throttled=True))
-        new, nameless = await waits(w, caller=NEW), await waits(w, caller=NOBODY)
+        new, nameless = await waits(w, 4000, caller=NEW), await waits(w, caller=NOBODY)
         beside = await w.router.open(None, prompt(2), caller=OLD)  # past those that wait
         assert (await beside.collect()).tokens == 2
         assert (w.see(engine).leases, w.router.queued) == (1, 2)
         running.cancel()
         first = await new  # alone, as nothing else runs
-        assert w.router.queued == 1
-        await first.collect()
+        assert (w.see(engine).leases, w.router.queued) == (1, 1)
+        first.cancel()
         await (await nameless).collect()
 
 
@@ -228,7 +228,7 @@ async def test_rows_of_one_request_stay_on_the_engine_of_the_first_while_it_drai
         new = await w.ready("new", path=DEMO.parent / "lmx-demo-mini", digest="another")
         w.route(Route("old", "ready", old, 1), Route("new", "ready", new, 4), active="old")
         first = await w.router.open(None, prompt(4000))
-        waiting = await waits(w, beside=first)
+        waiting = await waits(w, 4000, beside=first)
         w.route(Route("old", "refuse"), Route("new", "ready", new, 4), active="new")
         w.engines.drain(old)
         late = await waits(w, beside=first)
@@ -238,7 +238,7 @@ async def test_rows_of_one_request_stay_on_the_engine_of_the_first_while_it_drai
         first.cancel()
         second = await waiting
         assert (second.engine_id, second.model, w.see(old).leases) == (old, "old", 1)
-        await second.collect()
+        second.cancel()
         third = await late
         assert third.engine_id == old
         await third.collect()
