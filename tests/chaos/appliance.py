@@ -18,6 +18,7 @@ from tests.e2e.machine import DEMO, MINI, Machine
 
 MIB = 2**20
 DISK_MIB = 96
+BUDGET_MIB = 900
 
 
 class Missed(Exception):
@@ -63,7 +64,7 @@ class Appliance(Machine):
                     "min_residency": "2s",
                 },
             },
-            "memory": {"budget": "900MiB", "dwell": "1s"},
+            "memory": {"budget": f"{BUDGET_MIB}MiB", "dwell": "1s"},
             "context": {"safe_mode": 2048},
             "queue": {"depth": 64, "timeout": "20s"},
             "swap": {"drain_timeout": "5s", "load_timeout": "60s"},

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from reconciler.history import History
-from tests.chaos.appliance import MIB, Appliance, appliance
+from tests.chaos.appliance import BUDGET_MIB, MIB, Appliance, appliance
 from tests.chaos.memory import crowd, first_step, run_away
 from tests.e2e.machine import ROOT
 
 DECISIONS = ("Pressure", "StepTaken", "StepUndone", "Thermal", "EngineRunaway", "SloStage")
+CRITICAL_BYTES = int(0.9 * BUDGET_MIB * MIB)
 OVER = 1.05  # of the budget, at most
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -47,7 +48,7 @@ def events(machine: Appliance, *kinds: str) -> list[dict[str, Any]]:
 def test_an_engine_that_allocates_without_end_is_ended_and_replaced(small: Appliance, kind: str) -> None:
     before = small.answer("Who are you?", max_tokens=32)
     (engine,) = small.engines()
-    run_away(small, 300, kind, critical_bytes=int(0.9 * 900 * MIB))
+    run_away(small, 300, kind, critical_bytes=CRITICAL_BYTES)
     small.until(
         lambda s: s["models"]["demo"]["state"] == "ready" and s["models"]["demo"]["pid"] != engine.pid
     )
@@ -89,7 +90,7 @@ def test_simulate_decides_as_the_appliance_did(small: Appliance) -> None:
     small.control("heat", "heavy")
     small.until(lambda s: s["thermal"]["level"] == "heavy")
     small.control("heat", None)
-    run_away(small, 300, "bytes", critical_bytes=int(0.9 * 900 * MIB))
+    run_away(small, 300, "bytes", critical_bytes=CRITICAL_BYTES)
     small.until(lambda s: s["memory"]["step"] is None and s["summary"] == "Ready")
     small.stop()
     trace = small.controls / "trace.jsonl"
