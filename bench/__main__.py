@@ -1,6 +1,6 @@
 """`make bench`: every figure that LMX promises, measured side by side in one run.
 
-    python -m bench [speed|serving|swap|overload ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
+    python -m bench [speed|serving|swap|overload|strain ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import overload, serving, speed, swap
+from bench import overload, serving, speed, strain, swap
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "swap", "overload")
+PARTS = ("speed", "serving", "swap", "overload", "strain")
 
 
 def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str]) -> Iterator[Row]:
@@ -34,6 +34,8 @@ def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str]) -> It
         yield from swap.run(scratch)
     if "overload" in parts:
         yield from overload.run(scratch)
+    if "strain" in parts:
+        yield from strain.run(scratch)
 
 
 def main() -> int:
