@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -216,6 +217,8 @@ def _read(child: subprocess.Popen[str]) -> str:
 
 
 def _reached(appliance: Appliance) -> Any:
+    digest = hashlib.sha256(appliance.file.read_bytes()).hexdigest()
+
     def holds(status: dict[str, Any]) -> bool:
         synced = next(c for c in status["conditions"] if c["type"] == "Synced")
         return (
@@ -225,6 +228,7 @@ def _reached(appliance: Appliance) -> Any:
             and status["summary"] in ("Ready", "Reconciling", "Degraded")
             and status["active"]["actual"] == appliance.usual()["active"]
             and status["memory"]["step"] is None
+            and status["last_attempted"]["content_digest"] == digest
             and status["last_attempted"]["outcome"] == "applied"
         )
 
