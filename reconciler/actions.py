@@ -29,9 +29,10 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class SetTable(Action):
-    """Give the router its orders, all at once."""
+    """Give the router its orders, all at once. moves: some request goes elsewhere than before."""
 
     table: RoutingTable
+    moves: bool = True
 
     @property
     def subject(self) -> str:

@@ -51,7 +51,7 @@ def ceilings(desired: Desired, seen: Observed, choices: list[Choice], kept: Set[
         if need is not None:
             held[engine.id] = need
         taken += allowance(engine) if need is None else need
-    share = max(0, limit - taken) // max(1, len(lasting)) // QUANTUM * QUANTUM
+    share = max(0, limit - taken) // max(1, len(lasting) + len(held)) // QUANTUM * QUANTUM
     out, limits = [], {}
     for choice in choices:
         if choice.name in names:
@@ -61,7 +61,7 @@ def ceilings(desired: Desired, seen: Observed, choices: list[Choice], kept: Set[
         out.append(choice)
     for engine in others:
         if engine.id in held and engine.limits is not None:
-            limits[engine.id] = _shrunk(engine.limits, held[engine.id], desired)
+            limits[engine.id] = _shrunk(engine.limits, held[engine.id] + share, desired)
     return Ceilings(out, limits)
 
 
@@ -86,7 +86,10 @@ def _need_as_it_runs(engine: EngineObs, desired: Desired, seen: Observed) -> int
 
 
 def _shrunk(limits: Limits, need: int, desired: Desired) -> Limits:
-    """Of an engine that leaves soon: it gives back what it had beyond its need, and nothing else changes."""
+    """Of an engine that leaves soon: it gives back what the newcomer may need, and nothing else changes.
+
+    It still serves all requests until then: of what is left it keeps its share.
+    """
     memory = min(limits.memory_bytes or need, max(1, need - PROCESS))
     buffers = min(limits.buffer_cache_bytes, _buffers(memory, desired))
     return replace(limits, memory_bytes=memory, buffer_cache_bytes=buffers)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reconciler.actions import Spawn
+from reconciler.actions import Forget, SetTable, Spawn
 from reconciler.choice import RISING, Blocked, Choice
 from reconciler.observed import EngineState, Observed
 from reconciler.plan import Plan
@@ -132,7 +132,7 @@ def _synced(facts: Facts) -> Verdict:
     if facts.source_error is not None or facts.config_error is not None:
         return "False", "SpecRejected", f"the newest content is not what runs: {_bad_source(facts)}"
     for choice in facts.plan.decision.choices:
-        if choice.blocked is not None:
+        if choice.blocked is not None and not _asked_in_vain(choice):
             kept = "; the last good form answers" if choice.fallback else ""
             return "False", choice.blocked.reason, _blocked_message(choice, facts.seen) + kept
     for listener in facts.seen.listeners:
@@ -158,6 +158,8 @@ def _unfinished(facts: Facts, *, on_demand: bool = True) -> str | None:
     """What is still to be done. on_demand: whether a model that comes and goes with requests counts."""
     aside = {c.name for c in facts.plan.decision.choices if c.why == "on_demand" and not on_demand}
     for action in facts.plan.actions:
+        if isinstance(action, Forget) or (isinstance(action, SetTable) and not action.moves):
+            continue  # bookkeeping: it changes nothing for any request
         if not (aside and isinstance(action, Spawn) and action.model in aside):
             return f"next: {action.kind} {action.subject}: {action.reason}"
     for choice in facts.plan.decision.choices:
@@ -184,7 +186,7 @@ def _stalled(facts: Facts) -> Verdict:
     if facts.source_error is not None or facts.config_error is not None:
         return "True", "SpecRejected", _bad_source(facts)
     for choice in facts.plan.decision.choices:
-        if choice.blocked is not None and choice.blocked.permanent:
+        if choice.blocked is not None and choice.blocked.permanent and not _asked_in_vain(choice):
             return "True", choice.blocked.reason, _blocked_message(choice, facts.seen)
     return "False", "Progressing", ""
 
@@ -239,6 +241,17 @@ def _degraded(facts: Facts) -> Verdict:
     if not reasons:
         return "False", "NoStep", "no degradation step is in force"
     return "True", reasons[0], "; ".join(said)
+
+
+def _asked_in_vain(choice: Choice) -> bool:
+    """An on_demand model that a client asked for and that has no room: no fault of the newest content.
+
+    What a client asks for must not make a deploy script believe that its push failed.
+    """
+    assert choice.blocked is not None
+    return (
+        choice.why == "on_demand" and choice.engine is None and choice.blocked.reason == "InsufficientMemory"
+    )
 
 
 def _blocked_message(choice: Choice, seen: Observed) -> str:

@@ -161,7 +161,18 @@ def _orders(desired: Desired, table: RoutingTable, seen: Observed) -> Iterator[A
             if table.routes.get(name) != seen.table.routes.get(name)
         )
         reason = "routes of " + ", ".join(changed) if changed else "queue limits and names"
-    yield SetTable(table=table, reason=reason, field="active" if "active" in reason else "models")
+    yield SetTable(
+        table=table,
+        reason=reason,
+        field="active" if "active" in reason else "models",
+        moves=_paths(table) != _paths(seen.table),
+    )
+
+
+def _paths(table: RoutingTable) -> tuple[object, ...]:
+    """Where requests go, without how many may wait or run at a time."""
+    routes = {name: (r.status, r.engine, r.code) for name, r in table.routes.items()}
+    return table.active, table.names, routes, table.drained
 
 
 # --- 6. does an engine run under other limits? -------------------------------------------------------
@@ -233,7 +244,7 @@ def _surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[A
             )
         elif engine.state is EngineState.DRAINING:
             late = seen.now - engine.since >= desired.spec.swap.drain_timeout
-            if engine.leases == 0 or late:
+            if engine.leases == 0 or (late and not _only_yields(engine, desired, decision)):
                 limit = desired.spec.swap.drain_timeout
                 yield Stop(
                     engine=engine.id,
@@ -244,6 +255,19 @@ def _surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[A
                     field="swap.drain_timeout" if engine.leases else _surplus_field(engine, desired),
                     code=OOM_UNLOADED if desired.strain.out(engine.model) else "engine_failed",
                 )
+
+
+def _only_yields(engine: EngineObs, desired: Desired, decision: Decision) -> bool:
+    """It leaves for another on_demand model, whose request is worth no more than those that run here.
+
+    So these come to their end, however long that takes; the waiting one is told when its own time is up.
+    """
+    model, heir = desired.spec.models.get(engine.model), _waiting_for_room(decision)
+    if model is None or digest(model) != engine.digest or model.residency != "on_demand":
+        return False
+    if desired.override(engine.model) is not None or desired.strain.out(engine.model):
+        return False
+    return engine.model != desired.spec.active and (heir is None or heir.why == "on_demand")
 
 
 def _at_once(engine: EngineObs, desired: Desired) -> bool:

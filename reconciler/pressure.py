@@ -20,6 +20,7 @@ OVER = 1.25  # a runaway engine uses more than this times its allowance ...
 OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
 ENDING_S = 2.0  # a runaway engine is killed within this long; no step is taken for its sake meanwhile
 UNLOADS_S = 3600.0  # unloads within this long double the back-off
+UNMEASURED_S = 60.0  # heat counts for this long after it could last be measured
 BACK_OFF_S = (1.0, 300.0)  # shortest and longest
 
 Cause = Literal["", "ours", "others"]
@@ -191,9 +192,12 @@ def _tell(state: Pressure, now: float, dwell: float) -> Pressure:
 
 
 def _heat(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
-    """Hot at once, cool after `dwell`. Heat that was not measured changes nothing."""
+    """Hot at once, cool after `dwell`. Heat that is not measured any more holds for a minute."""
     if reading.heat is None:
-        return replace(state, heat=None)
+        unknown_since = _since(state.cool_since, state.hot, reading.at)
+        if unknown_since is not None and reading.at - unknown_since >= max(UNMEASURED_S, policy.dwell):
+            return replace(state, heat=None, hot=False, cool_since=None)
+        return replace(state, heat=None, cool_since=unknown_since)
     now, degree = reading.at, names.HEAT.index(reading.heat)
     cool_since = _since(state.cool_since, state.hot and degree <= names.HEAT.index(policy.cool), now)
     hot = degree >= names.HEAT.index(policy.hot) or state.hot

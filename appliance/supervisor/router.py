@@ -36,6 +36,7 @@ from appliance.supervisor.record import NOBODY, Caller, Ended, Refused, tell
 from appliance.supervisor.refusals import SWAP_RETRY
 from appliance.supervisor.sessions import Sessions
 from appliance.supervisor.ticket import Ticket, TicketSink
+from appliance.supervisor.wants import Wants
 from reconciler.observed import Route, RoutingTable
 
 UNNAMED = frozenset({None, "", "default"})
@@ -62,7 +63,7 @@ class Router:
         self._table = RoutingTable()
         self._drained_at: float | None = None
         self._queues = Queues()
-        self._wanted: dict[str, float] = {}
+        self._wants = Wants()
         self._live: set[Generation] = set()  # submitted, not ended
         self._closed: str | None = None
         self._rids = count(1)
@@ -77,7 +78,8 @@ class Router:
     @property
     def wanted(self) -> Mapping[str, float]:
         """Models somebody waits for and the table said `wake` of -> since when (loop clock)."""
-        return dict(self._wanted)
+        self._wants.settle(self._queues.__contains__, self._table, asyncio.get_running_loop().time())
+        return self._wants.current()
 
     @property
     def queued(self) -> int:
@@ -236,6 +238,7 @@ class Router:
             raise refusals.unknown(ticket.name or target or "", sorted(table.routes))
         ticket.target = ticket.model = target
         if route.status == "refuse":
+            self._wants.refused(target, ticket.opened)
             raise refusals.refusing(route)
         if self._drained_at is not None and ticket.opened >= self._drained_at:
             known = self._known(ticket)
@@ -358,8 +361,7 @@ class Router:
     def _enqueue(self, ticket: Ticket, route: Route) -> None:
         self._queues.put(ticket)
         self._arm(ticket)
-        if route.status == "wake" and ticket.target not in self._wanted:
-            self._wanted[ticket.target] = ticket.opened
+        if route.status == "wake" and self._wants.add(ticket.target, ticket.opened):
             self._changed()
 
     def _arm(self, ticket: Ticket) -> None:
@@ -373,10 +375,8 @@ class Router:
 
     def _unwant(self) -> None:
         """Nobody waits for it any more, served or not."""
-        gone = [target for target in self._wanted if target not in self._queues]
-        for target in gone:
-            del self._wanted[target]
-        if gone:
+        now = asyncio.get_running_loop().time()
+        if self._wants.settle(self._queues.__contains__, self._table, now):
             self._changed()
 
     def _expire(self, ticket: Ticket) -> None:

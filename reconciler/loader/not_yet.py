@@ -41,7 +41,6 @@ NOT_YET: tuple[Row, ...] = (
     Row("models.*.thinking_budget", "a limit on thinking"),
     Row("models.*.tool_parser", "choosing the tool parser"),
     Row("models.*.warmup", "warm-up"),
-    Row("memory.wired", "a choice of wired memory"),
     Row("cache", "the prompt cache"),
     Row("server.cors", "calls from browser pages"),
     Row("server.api_keys", "API keys"),

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import yaml
 
@@ -18,7 +17,7 @@ from reconciler.conditions import Condition
 from reconciler.events import Event, EventType
 from reconciler.gate import Accepted, Parsed, SourceProblem, SpecProblem
 from reconciler.known import Known
-from reconciler.loader import SpecError, load_text, not_yet
+from reconciler.loader import SpecError, load_text
 from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, STRAINED_LOOK_S, Loop, Memory
 from reconciler.observed import EngineState, OverrideObs
 from reconciler.spec import Spec
@@ -38,15 +37,9 @@ class Text:
         return hashlib.sha256(self.data).hexdigest()
 
 
-# The loop knows what to do with these, whatever the loader of this version lets through to it.
-_TAKEN = ("memory.", "context.", "thermal", "slo")
-_ROWS = tuple(row for row in not_yet.NOT_YET if not row.path.startswith(_TAKEN))
-
-
 def parse(data: bytes) -> Parsed:
     try:
-        with patch.object(not_yet, "NOT_YET", _ROWS):
-            loaded = load_text(data, path=Path("lmx.yaml"), env={})
+        loaded = load_text(data, path=Path("lmx.yaml"), env={})
     except SpecError as error:
         raise SpecProblem(str(error)) from error
     return Parsed(loaded.spec, loaded.digest, loaded.warnings)

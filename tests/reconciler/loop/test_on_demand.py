@@ -120,6 +120,19 @@ def test_d4_one_that_is_asked_for_does_not_starve_behind_one_that_is_always_busy
     rig.clean()
 
 
+def test_d4_a_stream_is_never_cut_for_a_request_of_another_on_demand_model() -> None:
+    rig = Rig(spec("a", a=small(), b=lazy(small("b")), c=lazy(small("c"))), room=4.0)
+    rig.run(20)
+    stream = rig.world.request("b", 5 * MINUTE)
+    rig.run(2 * MINUTE)
+    late = rig.world.request("c", 1.0)
+    rig.run(2 * MINUTE)
+    assert (stream.outcome, late.outcome) == ("running", "timeout")
+    rig.run(2 * MINUTE)
+    assert stream.outcome == "done"
+    rig.clean()
+
+
 def test_d4_one_on_its_way_is_not_given_up_for_one_that_has_waited_longer() -> None:
     rig = Rig(spec("a", a=small(), b=lazy(small("b")), c=lazy(medium("c"))), room=5.0)
     rig.run(20)

@@ -169,12 +169,18 @@ def test_between_leave_and_enter_heat_changes_nothing() -> None:
     assert machine.state.hot
 
 
-def test_heat_that_is_not_measured_changes_nothing() -> None:
+def test_heat_that_is_not_measured_any_more_holds_for_a_minute() -> None:
     machine = Machine()
-    assert not machine.hold(CALM, 60.0, heat=None).hot
     machine.read(CALM, heat="heavy")
-    assert machine.hold(CALM, 600.0, heat=None).hot
+    assert machine.hold(CALM, 59, heat=None).hot
     assert machine.state.heat is None
+    assert not machine.hold(CALM, 2, heat=None).hot
+
+
+def test_heat_that_was_never_measured_takes_no_step() -> None:
+    machine = Machine()
+    assert not machine.hold(CALM, 120, heat=None).hot
+    assert machine.events == []
 
 
 @pytest.mark.parametrize(
