@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from appliance.host import files, macos_outputs, thermal_zones
@@ -121,9 +121,12 @@ def test_any_answers_on_macos(
         now[0] += 3.0
 
 
-@given(st.text(max_size=300))
+@given(st.one_of(st.text(max_size=300), st.from_regex(r"\s?-?\d{1,25}\s?")))
+@example("0\x1f")
+@example("-007")
 def test_any_text(text: str) -> None:
-    assert files.number(text) is None or str(int(text)).lstrip("-").isdecimal()
+    found = files.number(text)
+    assert found is None or text.strip().removeprefix("-").lstrip("0") == (str(abs(found)) if found else "")
     for key in ("pswpout ", "MemTotal:", text[:3]):
         files.value(text, key)
     some, full = averages(text)
