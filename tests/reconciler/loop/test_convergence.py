@@ -459,8 +459,11 @@ class Convergence(RuleBasedStateMachine):
             return
         form = known.forms[known.active].model
         source = world.sources[form.source]
-        record = loop.ledger.get(form.own_digest)
-        healthy = source.files.state == "present" and source.fate == "ok" and not record.quarantined
+        # Fields that are taken up in place do not make another engine: it is in quarantine with the other.
+        own = spec.models.get(known.active)
+        alike = [form, own] if own is not None and own.digest == form.digest else [form]
+        quarantined = any(loop.ledger.get(model.own_digest).quarantined for model in alike)
+        healthy = source.files.state == "present" and source.fate == "ok" and not quarantined
         fits = size_of(form, source.files, spec).at_floor <= limit_bytes(spec, world._memory())
         alone = not any(e.model not in (spec.active, known.active) for e in world.live())
         out = {spec.active, known.active} & {*loop.strain.returning, *loop.strain.pressure.shed}
