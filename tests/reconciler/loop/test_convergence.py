@@ -27,6 +27,7 @@ from reconciler.observed import EngineState
 from reconciler.readings import Service
 from reconciler.sizing import limit_bytes, size_of
 from tests.reconciler.loop.rig import Rig, spec
+from tests.reconciler.loop.world import Engine
 
 NAMES = ("a", "b", "c")
 SOURCES = ("./small-a", "./small-b", "./medium-a", "./large-a", "org/hub-a")
@@ -437,16 +438,24 @@ class Convergence(RuleBasedStateMachine):
             case "Quarantined":
                 assert self.rig.loop.ledger.get(form.own_digest).quarantined
             case "InsufficientMemory":
-                floors = [e.floor_bytes for e in world.live() if e.model != name]
+                floors = [self._floor(e) for e in world.live() if e.model != name]
                 own = size_of(form, source.files, desired.spec).at_floor
                 if source.files.state != "present":  # it runs, and its files have gone
                     own = max((e.memory for e in world.live(name)), default=0)
                 beside = desired.spec.swap.strategy == "beside"
-                mine = [e.floor_bytes for e in world.live(name)]
+                mine = [self._floor(e) for e in world.live(name)]
                 held = sum(floors) + (sum(mine) if beside else 0)
                 assert held + own > limit, f"{name} would fit: {held} + {own} <= {limit}"
             case _:
                 raise AssertionError(f"{name} stays out for {reason}")
+
+    def _floor(self, engine: Engine) -> int:
+        """The least it needs: as it was let in, or with the context that an edit has given it since."""
+        form = self.rig.loop.desired.spec.models.get(engine.model)
+        if form is None or form.digest != engine.digest:
+            return engine.floor_bytes
+        files = self.rig.world.sources[form.source].files
+        return max(engine.floor_bytes, size_of(form, files, self.rig.loop.desired.spec).at_floor)
 
     def _somebody_answers(self) -> None:
         """With rollback, a model that has answered is not lost to one that cannot run."""
