@@ -22,7 +22,8 @@ from appliance.host.rate import Rate
 from reconciler.observed import MemoryObs
 
 HEAT_EVERY_S, HEAT_KEEP_S = 5.0, 30.0  # a zone may take milliseconds to answer, and heat moves slowly
-GROUPS_EVERY_S = 10.0  # which groups there are; their limits are read each time
+LIMITS_EVERY_S = 2.0  # which control groups there are, and their limits
+PRESSED_EVERY_S = 0.5  # stalls and pages written out: the kernel renews the first every two seconds only
 UNKNOWN = "unknown: /proc/meminfo cannot be read"
 _AVG10 = re.compile(r"^(some|full) avg10=([0-9]{1,3}(?:\.[0-9]{1,2})?) ", re.MULTILINE)
 
@@ -33,7 +34,8 @@ class LinuxHost:
         self._page = os.sysconf("SC_PAGE_SIZE")
         self._swapped = Rate()
         self._heat = Refreshed(partial(thermal_zones.read, self._root), HEAT_EVERY_S, HEAT_KEEP_S, clock)
-        self._groups: tuple[float, list[Group]] | None = None
+        self._groups: tuple[float, list[tuple[Group, int | None]]] | None = None
+        self._pressed: tuple[float, list[Judged]] | None = None
         self._sizes = ProportionalSize(self._root, clock)
 
     def read(self, working_set: int = 0) -> MemoryObs:
@@ -42,15 +44,14 @@ class LinuxHost:
         auto, source = total * 3 // 4, "physical memory" if total else UNKNOWN
         judged = [memory_left(total, available)]
         above = self._above(now)
-        for group in above:
-            limit = group.limit()
+        for group, limit in above:
             if limit is None or not 0 < limit < total:
                 continue
             free = group.free(limit)
             judged.append(memory_left(limit, free, f"control group {group.folder}"))
             total = auto = limit
             available, source = min(available, free), f"cgroup ({group.folder}/{group.files.limit})"
-        system, why = worst(*judged, *self._stalls(above), self._swapping(now))
+        system, why = worst(*judged, *self._pressure(now, [group for group, _ in above]))
         return MemoryObs(
             total_bytes=total,
             available_bytes=available,
@@ -72,10 +73,16 @@ class LinuxHost:
             return 0, 0
         return total * 1024, min(max(0, available), total) * 1024
 
-    def _above(self, now: float) -> list[Group]:
-        if self._groups is None or now - self._groups[0] >= GROUPS_EVERY_S:
-            self._groups = (now, groups(self._root))
+    def _above(self, now: float) -> list[tuple[Group, int | None]]:
+        """The control groups above this process, each with its limit."""
+        if self._groups is None or now - self._groups[0] >= LIMITS_EVERY_S:
+            self._groups = (now, [(group, group.limit()) for group in groups(self._root)])
         return self._groups[1]
+
+    def _pressure(self, now: float, above: list[Group]) -> list[Judged]:
+        if self._pressed is None or now - self._pressed[0] >= PRESSED_EVERY_S:
+            self._pressed = (now, [*self._stalls(above), self._swapping(now)])
+        return self._pressed[1]
 
     def _stalls(self, above: list[Group]) -> list[Judged]:
         """Of the whole machine, and of our own group: what it waits for, its neighbours may not feel."""

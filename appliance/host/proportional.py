@@ -19,7 +19,7 @@ from functools import partial
 
 from appliance.host.files import text, value
 
-COST = 0.0003  # of a core, for the full readings of one process
+COST = 0.0001  # of a core, for the full readings of one process
 SELDOM = 1.0  # seconds between two of them at least
 KIB = 1024
 

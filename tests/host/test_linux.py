@@ -80,11 +80,13 @@ def test_a_group_over_its_limit_has_nothing_left_not_less_than_nothing(tmp_path:
     assert f"0 MiB of 1.0 GiB left on control group {tmp_path}/{V2}" in seen.system_why
 
 
-def test_a_limit_that_changes_counts_at_the_next_reading(tmp_path: Path) -> None:
+def test_a_limit_that_changes_counts_two_seconds_later(tmp_path: Path) -> None:
     files = {"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": str(8 * GIB)}
-    there = LinuxHost(machine(tmp_path, files))
+    clock = Clock()
+    there = LinuxHost(machine(tmp_path, files), clock)
     assert there.read().auto_bytes == 8 * GIB
     write(tmp_path, {f"{V2}/memory.max": str(4 * GIB)})
+    clock.now += 2.0
     assert there.read().auto_bytes == 4 * GIB
 
 
