@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from reconciler.choice import RISING, Blocked, Blocks, Choice, Desired
 from reconciler.digests import digest, own_digest
 from reconciler.forms import OOM_UNLOADED, Forms
-from reconciler.observed import EngineState, Observed
+from reconciler.observed import EngineObs, EngineState, Observed
 from reconciler.room import gib, limit_of, present_bytes
 from reconciler.stand_in import passing
 
@@ -142,8 +142,18 @@ def _not_now(desired: Desired) -> Blocked:
     )
 
 
+def _ends_by_itself(engine: EngineObs) -> bool:
+    """It is on its way out and nobody asked it to: whether that is a reason to wait is not known yet.
+
+    Another one of the same form now would get around its back-off and its quarantine.
+    """
+    return engine.state is EngineState.STOPPING and engine.stop_reason is None
+
+
 def _startable(choice: Choice, seen: Observed) -> bool:
     if choice.form is None or choice.size is None or choice.engine is not None:
+        return False
+    if any(_ends_by_itself(e) and e.own_digest == own_digest(choice.form) for e in seen.engines):
         return False
     files = seen.files.get(digest(choice.form))
     return choice.size.problem is None and files is not None and files.state == "present"

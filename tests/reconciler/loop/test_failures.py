@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.backoff import CAP_S, Ledger, Record, delay
 from reconciler.events import EventType
-from reconciler.observed import Failure
+from reconciler.observed import EngineState, Failure
 from tests.reconciler.loop.rig import Rig, small, spec
 
 
@@ -203,4 +203,22 @@ def test_a_stand_in_that_fails_backs_off_although_the_spec_words_it_anew() -> No
     rig.run(120)
     assert len(rig.world.spawned("a")) <= 9
     assert len(rig.world.spawned("b")) <= 9
+    rig.clean()
+
+
+def test_d5_no_engine_is_started_before_the_end_of_the_last_one_is_known() -> None:
+    """Its connection is lost and its exit status not there yet: a start would get around the quarantine."""
+    rig = Rig(spec("a", a=small()))
+    rig.run(20)
+    for _ in range(3):
+        engine = rig.world.ready("a")
+        assert engine is not None
+        spawned = len(rig.world.spawned("a"))
+        rig.world._enter(engine, EngineState.STOPPING)
+        rig.run(2)
+        assert len(rig.world.spawned("a")) == spawned
+        rig.world.crash(engine.id)
+        rig.run(20)
+    assert rig.world.ready("a") is None
+    assert rig.condition("Stalled").reason == "Quarantined"
     rig.clean()
