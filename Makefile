@@ -37,6 +37,7 @@ bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 
 chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAULTS=300)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
+	$(BIN)/python -m pytest -q -m heavy
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)

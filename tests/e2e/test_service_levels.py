@@ -110,7 +110,7 @@ def test_late_answers_cut_the_queue_and_then_have_the_device_to_themselves(machi
     asyncio.run(overload())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 def test_an_engine_that_became_slow_is_replaced_and_no_request_fails(
     machine: Machine, tmp_path: Path
