@@ -19,6 +19,8 @@ TAKES_MODELS = frozenset({"shed", "unload"})
 OVER = 1.25  # a runaway engine uses more than this times its allowance ...
 OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
 ENDING_S = 2.0  # a runaway engine is killed within this long; no step is taken for its sake meanwhile
+GROWS_S = 0.5  # at critical, growing beyond its allowance for this long without a pause is runaway too
+GROWS_BYTES = 2**20  # from one reading to the next: less is no growth
 UNLOADS_S = 3600.0  # unloads within this long double the back-off
 UNMEASURED_S = 60.0  # heat counts for this long after it could last be measured
 BACK_OFF_S = (1.0, 300.0)  # shortest and longest
@@ -48,6 +50,15 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """An engine beyond its allowance at critical that has grown with each reading since then."""
+
+    engine: str
+    memory_bytes: int
+    since: float
+
+
+@dataclass(frozen=True)
 class Pressure:
     """What is in force. Times on the clock of the readings; None: never.
 
@@ -63,6 +74,7 @@ class Pressure:
     shed: tuple[str, ...] = ()
     unloaded: str | None = None
     runaway: tuple[str, ...] = ()
+    growing: tuple[Growth, ...] = ()
     hot: bool = False
     heat: str | None = None
     why: str = ""
@@ -115,7 +127,8 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
     if before.read_at is not None and now <= before.read_at:
         return before
     level, cause = judge(reading, policy)
-    runaway = _runaway(before.runaway, reading, policy)
+    growing = _growing(before.growing, reading, policy)
+    runaway = _runaway(before.runaway, growing, reading, policy)
     state = replace(
         before,
         level=level,
@@ -124,6 +137,7 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
         unloads=tuple(at for at in before.unloads if at > now - UNLOADS_S),
         read_at=now,
         runaway=runaway,
+        growing=growing,
         runaway_since=_since(before.runaway_since, bool(runaway), now),
     )
     state = _tell(_heat(state, reading, policy), now, policy.dwell)
@@ -209,13 +223,36 @@ def _heat(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
 # --- engines that use more than they were let in for ---------------------------------------------------
 
 
-def _runaway(before: tuple[str, ...], reading: Reading, policy: Policy) -> tuple[str, ...]:
+def _growing(before: tuple[Growth, ...], reading: Reading, policy: Policy) -> tuple[Growth, ...]:
+    """Engines that the steps of the ladder do not hold: beyond their allowance, and growing all the same."""
+    if not _reaches(reading, policy.critical):
+        return ()
+    known = {growth.engine: growth for growth in before}
+    found = []
+    for engine in reading.engines:
+        if engine.allowed_bytes <= 0 or engine.memory_bytes <= engine.allowed_bytes:
+            continue
+        old = known.get(engine.id)
+        grows = old is not None and engine.memory_bytes >= old.memory_bytes + GROWS_BYTES
+        since = old.since if old is not None and grows else reading.at
+        found.append(Growth(engine.id, engine.memory_bytes, since))
+    return tuple(found)
+
+
+def _runaway(
+    before: tuple[str, ...], growing: tuple[Growth, ...], reading: Reading, policy: Policy
+) -> tuple[str, ...]:
     """Those listed that are still there, and those that go beyond every allowance now, worst first."""
     there = {engine.id for engine in reading.engines}
     listed = tuple(ident for ident in before if ident in there)
     if not _reaches(reading, policy.critical):
         return listed
-    over = [e for e in reading.engines if e.id not in listed and _is_over(e, reading.budget_bytes)]
+    wild = {growth.engine for growth in growing if reading.at - growth.since >= GROWS_S}
+    over = [
+        engine
+        for engine in reading.engines
+        if engine.id not in listed and (engine.id in wild or _is_over(engine, reading.budget_bytes))
+    ]
     over.sort(key=lambda engine: (engine.allowed_bytes - engine.memory_bytes, engine.id))
     return (*listed, *(engine.id for engine in over))
 

@@ -78,3 +78,30 @@ def test_where_ending_it_is_not_enough_the_ladder_goes_on() -> None:
     machine = Machine()
     machine.engines = (engine("wild", 200, 50), engine("chat", 890, active=True))
     assert machine.read(1090).steps == ("drop_caches",)
+
+
+def test_an_engine_that_grows_beyond_its_allowance_at_critical_is_runaway_after_half_a_second() -> None:
+    """One that may have nearly all of the budget never gets to a quarter more than that."""
+    machine = Machine()
+    for memory in (830, 845, 860):
+        machine.engines = (engine("chat", memory, 800, active=True),)
+        assert machine.read(memory + 80).runaway == (("e-chat",) if memory == 860 else ())
+    assert "unload" not in machine.state.steps
+
+
+def test_one_that_stops_growing_for_a_moment_or_stays_within_its_allowance_is_left_to_the_ladder() -> None:
+    machine = Machine()
+    for memory in (830, 845, 845, 860, 860, 875, 875):
+        machine.engines = (engine("chat", memory, 800, active=True),)
+        assert machine.read(memory + 80).runaway == ()
+    machine = Machine()
+    for memory in range(830, 900, 10):
+        machine.engines = (engine("chat", memory, 900, active=True),)
+        assert machine.read(memory + 80).runaway == ()
+
+
+def test_growth_counts_from_anew_after_critical_is_left() -> None:
+    machine = Machine()
+    for use, memory in ((CRITICAL, 830), (CRITICAL, 840), (CALM, 850), (CRITICAL, 860), (CRITICAL, 870)):
+        machine.engines = (engine("chat", memory, 800, active=True),)
+        assert machine.read(use).runaway == ()
