@@ -143,16 +143,27 @@ async def _sample(ours: Ours, found: Soak, seconds: float) -> None:
     engine = psutil.Process(wire.get_json(ours.port, "/status")["models"]["demo"]["pid"])
     while (now := time.monotonic() - begin) < seconds:
         found.seconds.append(now)
-        found.parent.append(parent.memory_full_info().uss / MIB)
-        found.engine.append(engine.memory_full_info().uss / MIB)
+        found.parent.append(_own(parent))
+        found.engine.append(_own(engine))
         found.engines.append(sum(_size(p) for p in parent.children()))
         found.handles.append(parent.num_fds())
         await asyncio.sleep(1.0)
 
 
+def _own(process: psutil.Process) -> float:
+    """MiB of memory that no file stands behind.
+
+    Not the unique set size: a page of a library counts there as soon as no other process happens to map it,
+    so the line would jump by 7 MiB whenever an unrelated program of the same interpreter ends.
+    """
+    info = process.memory_info()
+    shared: int | None = getattr(info, "shared", None)  # Linux alone tells
+    return float((process.memory_full_info().uss if shared is None else info.rss - shared) / MIB)
+
+
 def _size(process: psutil.Process) -> float:
     try:
-        return float(process.memory_full_info().uss / MIB)
+        return _own(process)
     except psutil.Error:
         return 0.0  # it has just ended
 
@@ -171,11 +182,11 @@ def draw(found: Soak, file: Path) -> None:
     for at in found.swaps:
         axes.axvline(at / 60, color="#dddddd", linewidth=0.5, zorder=0)
     axes.axvspan(0, minutes[-1] * WARM_UP, color="#f4f4f4", zorder=0, label="warm-up, not judged")
-    axes.set(xlabel="minutes", ylabel="MiB that are the process's alone", ylim=(0, None))
+    axes.set(xlabel="minutes", ylabel="MiB of its own", ylim=(0, None))
     axes.set_title(
         f"{found.answers:,} answers, {len(found.swaps)} swaps, {sum(found.failures.values())} failed"
     )
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right", fontsize="small")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)
