@@ -12,6 +12,7 @@ per decode step, whatever the number of rows, so the cost of the wire does not g
       | <- Accepted (rid) | Refused (rid)      |
       | <- Step {rows: [(rid, text, ...)]}     |   until a row carries `finish`
       | -- Cancel (rid) -------------------->  |   the row is free within a step or two
+      | -- ListSessions, DropSession ------->  |   answered by Sessions with the same number
       | <- Beat, twice a second                |   from a thread of its own: stage and progress counter
       | -- Shutdown ------------------------>  |   exit status 0
 
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_FRAME = 64 * 1024 * 1024  # twice the default body limit: a request is always smaller
 HEADER = struct.Struct("<I")
 
@@ -33,7 +34,7 @@ HEADER = struct.Struct("<I")
 # a Metal out-of-memory abort.
 EXIT_OK = 0  # asked to, by Shutdown
 EXIT_PARENT_GONE = 10  # the connection closed: nobody is left to serve
-EXIT_PROTOCOL = 21  # a frame that is no message, or a message out of order
+EXIT_PROTOCOL = 31  # a frame that is no message, or a message out of order
 EXIT_LOAD_FAILED = 12  # LoadFailed has been sent and says why
 EXIT_CRASHED = 13  # an error in the engine's own loop; the traceback is on its stderr
 
@@ -68,6 +69,8 @@ class Load(Message, tag="load", frozen=True):
     path: str
     adapter: str | None = None
     trust_remote_code: bool = False
+    kv_bits: int | None = None  # 4 | 8: keys and values quantised
+    cache_path: str | None = None  # folder of the prompt cache's disk tier, the same for all models
 
 
 class Configure(Message, tag="configure", frozen=True):
@@ -84,6 +87,9 @@ class Configure(Message, tag="configure", frozen=True):
     workspace: int = 0  # bytes of that, kept free for a chunk of prompt at full context
     buffer_cache: int = 2**30  # bytes of freed buffers MLX may keep; 0: give all back now and keep none
     wired: int = 0  # bytes MLX may wire into physical memory (Metal only); 0: none
+    prefill_auto: bool = True  # `prefill_chunk` is an upper bound, and the engine chooses by load
+    cache_memory: int = 0  # bytes of prompt cache in memory, within `memory`; 0: none, and drop what is there
+    cache_disk: int = 0  # bytes of prompt cache on disk, over all models; 0: the disk is not used
 
 
 class Submit(Message, tag="submit", frozen=True):
@@ -98,10 +104,27 @@ class Submit(Message, tag="submit", frozen=True):
     logit_bias: dict[int, float] | None = None
     template_kwargs: dict[str, Any] | None = None
     ignore_eos: bool = False  # benchmarks only: run to max_tokens
+    caller: str = ""  # who shares fairly with others: a hash of the API key, never the key
+    scope: str = ""  # whose cached prompts may be used; empty: everybody's
+    session: str | None = None  # the conversation's name: its cache gives way last
 
 
 class Cancel(Message, tag="cancel", frozen=True):
     rid: int
+
+
+class ListSessions(Message, tag="list_sessions", frozen=True):
+    """Answered by Sessions with the same number."""
+
+    number: int
+
+
+class DropSession(Message, tag="drop_session", frozen=True):
+    """Forget one named session, or all of them, in both tiers. Answered by Sessions: what was dropped."""
+
+    number: int
+    name: str | None = None  # None: all
+    scope: str | None = None  # None: whatever the scope
 
 
 class Shutdown(Message, tag="shutdown", frozen=True):
@@ -151,7 +174,8 @@ class Accepted(Message, tag="accepted", frozen=True):
 
     rid: int
     prompt_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of them, restored from the prompt cache
+    cached_from: Literal["memory", "disk"] | None = None  # the slowest tier that gave something
 
 
 class Refused(Message, tag="refused", frozen=True):
@@ -184,6 +208,40 @@ class Step(Message, tag="step", frozen=True):
     rows: list[Row]
 
 
+class Session(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A named conversation in the prompt cache."""
+
+    name: str
+    tokens: int
+    used_at: float  # seconds since the epoch
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    scope: str = ""
+
+
+class Sessions(Message, tag="sessions", frozen=True):
+    number: int
+    sessions: list[Session]
+
+
+class CacheUse(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The prompt cache's figures; the counters since start.
+
+    A request counts as a hit of the slowest tier that gave it something, else as a miss; prompts too
+    short to be worth keeping count as neither.
+    """
+
+    memory_bytes: int = 0
+    disk_bytes: int = 0  # of this model's namespace
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    damaged: int = 0  # files set aside
+    tokens: int = 0  # prompt tokens restored
+    disk: Literal["off", "ready", "failed"] = "off"
+    why: str | None = None  # of "failed", in words, without contents
+
+
 class Beat(Message, tag="beat", frozen=True):
     """Sent every 0.5 s by a thread that does nothing else.
 
@@ -203,10 +261,11 @@ class Beat(Message, tag="beat", frozen=True):
     peak_bytes: int = 0
     prompt_tokens: int = 0  # since start
     output_tokens: int = 0  # since start
+    cache: CacheUse = CacheUse()
 
 
-ToEngine = Load | Configure | Submit | Cancel | Shutdown
-FromEngine = Hello | Progress | Loaded | LoadFailed | Accepted | Refused | Step | Beat
+ToEngine = Load | Configure | Submit | Cancel | ListSessions | DropSession | Shutdown
+FromEngine = Hello | Progress | Loaded | LoadFailed | Accepted | Refused | Step | Sessions | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

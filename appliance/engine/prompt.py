@@ -42,6 +42,9 @@ class Job:
     seed: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
+    caller: str = ""
+    scope: str = ""
+    session: str | None = None
 
     @property
     def total(self) -> int:
@@ -75,6 +78,9 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
         seed=None if submit.seed is None else submit.seed & (2**64 - 1),
         stop=tuple(submit.stop),
         ignore_eos=submit.ignore_eos,
+        caller=submit.caller,
+        scope=submit.scope,
+        session=submit.session,
     )
 
 
