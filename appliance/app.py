@@ -162,8 +162,8 @@ class _Appliance:
         self._breakers = Breakers(self._on_breaker)
         self._fetching = Fetching(self._poke, self._breakers)
         self._requests, self._tally = RequestLog(), Tally()
-        self._router.on_end += [self._requests.ended, self._tally.ended]
-        self._router.on_refused += [self._requests.refused, self._tally.refused]
+        self._router.books.on_end += [self._requests.ended, self._tally.ended]
+        self._router.books.on_refused += [self._requests.refused, self._tally.refused]
         self._control = ApplianceControl(
             self._router,
             self._feed,
@@ -173,12 +173,12 @@ class _Appliance:
             metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
             breakers=self._breakers,
         )
-        self._router.priority_of = self._control.priority_of
+        self._router.books.priority_of = self._control.priority_of
         app = build(self._control)
         self._listeners: Listeners = app.ctx.listeners
         services = Services(clock.time)
-        self._router.on_end.append(services.ended)
-        self._router.on_refused.append(services.refused)
+        self._router.books.on_end.append(services.ended)
+        self._router.books.on_refused.append(services.refused)
         effects = RealEffects(
             self._engines,
             self._router,

@@ -88,7 +88,7 @@ class ApplianceControl:
         return USUAL_PRIORITY if form is None else form.priority
 
     def traffic(self) -> documents.Traffic:
-        counters = self.router.counters
+        counters = self.router.books.counters
         ttft = list(counters.ttft_ms)
         return documents.Traffic(
             in_flight=self.router.in_flight,

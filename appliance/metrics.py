@@ -71,7 +71,7 @@ class Metrics(Collector):
                     yield family
 
     def _values(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
-        tally, counters = self._tally, self._router.counters
+        tally, counters = self._tally, self._router.books.counters
         yield "lmx_generation", _one(loop.gate.generation)
         yield "lmx_observed_generation", _one(loop.observed_generation)
         yield (

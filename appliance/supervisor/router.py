@@ -10,6 +10,7 @@ Decisions, in this order, for each request:
 5. The queue is full, of all models or of this one: overloaded, with an estimate of when to come back.
 6. It waits, first come, first served per model, until a row is free, the table changes, or its time is up.
 
+`directions` answers 1 to 4, `books` writes down how each request ended; what holds and moves them is here.
 A new table, a freed row and a dead engine all lead to the same look at the queue. What an engine had not
 yet accepted when it died or began to drain is queued again in its old place, with its old deadline. That
 deadline holds until an engine begins the request, also while it waits inside one for memory.
@@ -18,8 +19,7 @@ deadline holds until an engine begins the request, also while it waits inside on
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
 
 import msgspec
@@ -27,45 +27,37 @@ import msgspec
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor import refusals
-from appliance.supervisor.counters import Counters
+from appliance.supervisor.books import Books
+from appliance.supervisor.directions import FINISHING, Directions
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Generation
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.queues import Queues
-from appliance.supervisor.record import NOBODY, Caller, Ended, Refused, tell
+from appliance.supervisor.record import NOBODY, Caller
 from appliance.supervisor.refusals import SWAP_RETRY
-from appliance.supervisor.sessions import Sessions
 from appliance.supervisor.ticket import Ticket, TicketSink
 from appliance.supervisor.wants import Wants
 from reconciler.observed import Route, RoutingTable
 
 UNNAMED = frozenset({None, "", "default"})
 LONGEST_RETRY = 60.0
-FINISHING = " finishing"  # after an engine's id: the line of rows that only this engine may run
 
 
 class Router:
     """Holds leases and the queue.
 
-    on_change: `wanted` changed; it must only note that, and return. on_end, on_refused: told of each
-    request once, when it is over. priority_of: a model's priority, for those records.
+    on_change: `wanted` changed; it must only note that, and return.
     """
 
     def __init__(self, engines: Engines, on_change: Callable[[], None] | None = None) -> None:
         self.on_change = on_change
-        self.on_end: list[Callable[[Ended], None]] = []
-        self.on_refused: list[Callable[[Refused], None]] = []
-        self.priority_of: Callable[[str], int] = lambda _: 100
-        self.counters = Counters()
-        self.sessions = Sessions()
+        self.books = Books()
         self._engines = engines
         engines.on_free = self._freed
-        self._table = RoutingTable()
-        self._drained_at: float | None = None
         self._queues = Queues()
         self._wants = Wants()
+        self._directions = Directions(engines, self.books.sessions, self._wants)
         self._live: set[Generation] = set()  # submitted, not ended
-        self._closed: str | None = None
         self._rids = count(1)
         self._numbers = count(1)
 
@@ -73,12 +65,12 @@ class Router:
 
     @property
     def table(self) -> RoutingTable:
-        return self._table
+        return self._directions.table
 
     @property
     def wanted(self) -> Mapping[str, float]:
         """Models somebody waits for and the table said `wake` of -> since when (loop clock)."""
-        self._wants.settle(self._queues.__contains__, self._table, asyncio.get_running_loop().time())
+        self._wants.settle(self._queues.__contains__, self.table, asyncio.get_running_loop().time())
         return self._wants.current()
 
     @property
@@ -105,13 +97,14 @@ class Router:
     @property
     def tokens_out(self) -> int:
         """Completion tokens since start, those of running requests included."""
-        return self.counters.finished_tokens + sum(generation.tokens for generation in self._live)
+        return self.books.counters.finished_tokens + sum(generation.tokens for generation in self._live)
 
     @property
     def last_used(self) -> dict[str, float]:
         """Engine id -> when its last request ended, for the engines there are; others are dropped."""
-        used = {engine: at for engine, at in self.counters.last_used.items() if self._engines.get(engine)}
-        self.counters.last_used = used
+        counters = self.books.counters
+        used = {engine: at for engine, at in counters.last_used.items() if self._engines.get(engine)}
+        counters.last_used = used
         return dict(used)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -123,15 +116,13 @@ class Router:
         """
         error = self._hopeless()
         if error is not None:
-            now = asyncio.get_running_loop().time()
-            self._note_refused(Refused("", error.code, now, now, False, caller))
+            self.books.unread(caller, error.code)
             error.recorded = True
             raise error
 
     def note(self, caller: Caller, code: str) -> None:
         """A request was refused before it came here: its body, its Host header, its path."""
-        now = asyncio.get_running_loop().time()
-        self._note_refused(Refused("", code, now, now, False, caller))
+        self.books.unread(caller, code)
 
     async def open(
         self,
@@ -156,7 +147,7 @@ class Router:
             submit=submit,
             bounded=bounded,
             opened=now,
-            deadline=now + self._table.timeout,
+            deadline=now + self.table.timeout,
             future=loop.create_future(),
             caller=caller,
             beside=beside,
@@ -173,16 +164,12 @@ class Router:
 
     def apply(self, table: RoutingTable) -> None:
         """Swap all orders at once, and look at every waiting request again. Idempotent."""
-        if table == self._table:
+        if table == self.table:
             return
-        self._table = table
-        if not table.drained:
-            self._drained_at = None
-        elif self._drained_at is None:
-            self._drained_at = asyncio.get_running_loop().time()
+        self._directions.follow(table)
         for ticket in self._queues.take_all():
             try:
-                route = self._resolve(ticket)
+                route = self._directions.resolve(ticket)
             except ApiError as error:
                 self._refuse(ticket, error)
             else:
@@ -193,7 +180,7 @@ class Router:
 
     def close(self, message: str = "the appliance is shutting down") -> None:
         """Refuse what waits and all that comes. Requests that run go on for as long as their engines do."""
-        self._closed = message
+        self._directions.close(message)
         for ticket in self._queues.take_all():
             self._refuse(ticket, refusals.closed(message))
         self._unwant()
@@ -201,11 +188,10 @@ class Router:
     # --- decisions --------------------------------------------------------------------------------
 
     def _hopeless(self) -> ApiError | None:
-        table = self._table
-        if self._closed is not None:
-            return refusals.closed(self._closed)
-        if table.drained and time.time() >= table.sessions_until:
-            return refusals.drained(table.drained, known=False)
+        table = self.table
+        barred = self._directions.barred()
+        if barred is not None:
+            return barred
         if len(self._queues) < table.depth or any(map(self._may_start_now, table.routes.values())):
             return None
         active = None if table.active is None else table.routes.get(table.active)
@@ -214,114 +200,35 @@ class Router:
     def _may_start_now(self, route: Route) -> bool:
         if route.model in self._queues and not route.throttled:
             return False
-        return self._free_engine(route) is not None
-
-    def _resolve(self, ticket: Ticket) -> Route:
-        """Decisions 1 to 3; sets the ticket's target and model, "" where the name leads nowhere.
-
-        Raises ApiError.
-        """
-        table = self._table
-        ticket.target = ticket.model = ""
-        if ticket.beside is not None:
-            return self._follow(ticket, ticket.beside)
-        if self._closed is not None:
-            raise refusals.closed(self._closed)
-        if ticket.name is None:
-            if table.active is None:
-                raise refusals.no_active(table.reason)
-            target: str | None = table.active
-        else:
-            target = table.names.get(ticket.name)
-        route = None if target is None else table.routes.get(target)
-        if target is None or route is None:
-            raise refusals.unknown(ticket.name or target or "", sorted(table.routes))
-        ticket.target = ticket.model = target
-        if route.status == "refuse":
-            self._wants.refused(target, ticket.opened)
-            raise refusals.refusing(route)
-        if self._drained_at is not None and ticket.opened >= self._drained_at:
-            known = self._known(ticket)
-            if not known or (time.time() >= table.sessions_until and not ticket.caller.own):
-                raise refusals.drained(table.drained, known=known)
-        return route
-
-    def _follow(self, ticket: Ticket, first: Generation) -> Route:
-        """The same form of the same model, or else the very engine, also while it drains."""
-        ticket.model = ticket.target = first.model
-        route = self._table.routes.get(first.model)
-        if route is not None and route.status == "ready":
-            engine = self._engines.get(route.engine)
-            if engine is not None and engine.order.digest == first.engine.order.digest:
-                return route
-        target = first.engine_id + FINISHING
-        found = self._route(target)
-        if found is None:
-            raise refusals.swapped(first.model)
-        ticket.target = target
-        return found
-
-    def _route(self, target: str) -> Route | None:
-        """The orders for one queue."""
-        if not target.endswith(FINISHING):
-            return self._table.routes.get(target)
-        engine = self._engines.get(target.removesuffix(FINISHING))
-        if engine is None or not engine.finishing:
-            return None
-        return Route(engine.order.model, "ready", engine.id, engine.rows)
+        return self._directions.free_engine(route) is not None
 
     def _place(self, ticket: Ticket) -> None:
         """All decisions for a request that has just come."""
         try:
-            route = self._resolve(ticket)
+            route = self._directions.resolve(ticket)
         except ApiError as error:
             self._refuse(ticket, error)
             return
-        engine = self._free_engine(route, ticket)
+        engine = self._directions.free_engine(route, ticket)
         line = self._queues.line(ticket.target)
-        if engine is not None and self._next(line, route, engine) is None:
-            if self._next([ticket], route, engine) is not None:
+        if engine is not None and self._directions.next(line, route, engine) is None:
+            if self._directions.next([ticket], route, engine) is not None:
                 self._submit(ticket, engine)
                 return
-        if len(self._queues) >= self._table.depth:
+        if len(self._queues) >= self.table.depth:
             self._refuse(ticket, refusals.full(len(self._queues), self._estimate(route)))
         elif route.depth is not None and len(line) >= route.depth:
             self._refuse(ticket, refusals.late(ticket.model, len(line), self._estimate(route)))
         else:
             self._enqueue(ticket, route)
 
-    def _free_engine(self, route: Route, ticket: Ticket | None = None) -> Engine | None:
-        """The engine of a route, where it has a free row. ticket: of whose line, if not the model's own."""
-        if route.status != "ready":
-            return None
-        engine = self._engines.get(route.engine)
-        if engine is None or engine.leases >= route.concurrency:
-            return None
-        takes = engine.finishing if ticket is not None and ticket.target != route.model else engine.open
-        return engine if takes else None
-
-    def _next(self, line: Sequence[Ticket], route: Route, engine: Engine) -> Ticket | None:
-        """Who of a line starts next, now that there is a free row."""
-        if not line:
-            return None
-        if not route.throttled or engine.leases == 0:
-            return line[0]
-        return next((ticket for ticket in line if self._known(ticket)), None)
-
-    def _known(self, ticket: Ticket) -> bool:
-        now = asyncio.get_running_loop().time()
-        caller = ticket.caller
-        excused = ticket.beside is not None or caller.own
-        ticket.known = excused or self.sessions.known(ticket.model, caller.session, now)
-        return ticket.known
-
     def _submit(self, ticket: Ticket, engine: Engine) -> None:
         rid = next(self._rids)
-        known = self._known(ticket)
+        known = self._directions.known(ticket)
         generation = Generation(
             rid, ticket.model, engine, ticket.opened, ticket.bounded, self._ended, ticket.caller, known
         )
-        sink = TicketSink(ticket, generation, self._accepted, self._again)
+        sink = TicketSink(ticket, generation, self.books.accepted, self._again)
         try:
             engine.submit(msgspec.structs.replace(ticket.submit, rid=rid), sink)
         except wire.WireError as error:
@@ -337,14 +244,14 @@ class Router:
 
     def _pump(self, target: str) -> None:
         """Submit from one queue for as long as there are free rows."""
-        route = self._route(target)
+        route = self._directions.route(target)
         while line := self._queues.line(target):
             if route is None:
                 if target.endswith(FINISHING):
                     self._let_go(target)
                 return
-            engine = self._free_engine(route, line[0])
-            ticket = None if engine is None else self._next(line, route, engine)
+            engine = self._directions.free_engine(route, line[0])
+            ticket = None if engine is None else self._directions.next(line, route, engine)
             if engine is None or ticket is None:
                 return
             self._dequeue(ticket)
@@ -376,7 +283,7 @@ class Router:
     def _unwant(self) -> None:
         """Nobody waits for it any more, served or not."""
         now = asyncio.get_running_loop().time()
-        if self._wants.settle(self._queues.__contains__, self._table, now):
+        if self._wants.settle(self._queues.__contains__, self.table, now):
             self._changed()
 
     def _expire(self, ticket: Ticket) -> None:
@@ -384,7 +291,7 @@ class Router:
         if ticket.future.done():
             return
         waited = asyncio.get_running_loop().time() - ticket.opened
-        route = self._route(ticket.target)
+        route = self._directions.route(ticket.target)
         retry = SWAP_RETRY if route is None else self._estimate(route)
         if ticket.queued:
             self._dequeue(ticket)
@@ -398,22 +305,14 @@ class Router:
             ticket.settle(error)
 
     def _refuse(self, ticket: Ticket, error: ApiError) -> None:
-        self._note_unbegun(ticket, error.code)
+        self.books.unbegun(ticket, error.code)
         ticket.settle(error)
-
-    def _note_unbegun(self, ticket: Ticket, outcome: str) -> None:
-        now = asyncio.get_running_loop().time()
-        self._note_refused(Refused(ticket.model, outcome, ticket.opened, now, ticket.known, ticket.caller))
-
-    def _note_refused(self, record: Refused) -> None:
-        self.counters.requests[record.model, record.outcome] += 1
-        tell(self.on_refused, record)
 
     def _abandon(self, ticket: Ticket) -> None:
         """Its client went away, at whatever point."""
         if ticket.queued:
             self._dequeue(ticket)
-            self._note_unbegun(ticket, "cancelled")
+            self.books.unbegun(ticket, "cancelled")
         if ticket.generation is not None:
             ticket.generation.cancel()
         if ticket.timer is not None:
@@ -423,7 +322,7 @@ class Router:
 
     def _estimate(self, route: Route) -> float:
         """Seconds until a row is likely to be free, from how long requests took."""
-        pace = self.counters.pace.get(route.model, SWAP_RETRY)
+        pace = self.books.counters.pace.get(route.model, SWAP_RETRY)
         ahead = len(self._queues.line(route.model)) + 1
         return min(LONGEST_RETRY, max(1.0, pace * ahead / max(1, route.concurrency)))
 
@@ -431,8 +330,7 @@ class Router:
 
     def _freed(self, engine: Engine) -> None:
         for target in self._queues:
-            route = self._table.routes.get(target)
-            if (route is not None and route.engine == engine.id) or target == engine.id + FINISHING:
+            if self._directions.leads(target, engine):
                 self._pump(target)
 
     def _again(self, generation: Generation, ticket: Ticket) -> None:
@@ -441,7 +339,7 @@ class Router:
         if ticket.future.done():
             return
         try:
-            route = self._resolve(ticket)
+            route = self._directions.resolve(ticket)
         except ApiError as error:
             self._refuse(ticket, error)
         else:
@@ -450,49 +348,9 @@ class Router:
             # ever come to look. Not at once, so that all that is handed back finds its old order first.
             asyncio.get_running_loop().call_soon(self._pump, ticket.target)
 
-    def _accepted(self, generation: Generation) -> None:
-        now = asyncio.get_running_loop().time()
-        generation.accepted = now
-        self.counters.prompt_tokens += generation.prompt_tokens
-        self.counters.cached_tokens += generation.cached_tokens
-        self.sessions.began(generation.model, generation.caller.session, now)
-
     def _ended(self, generation: Generation, outcome: str) -> None:
         self._live.discard(generation)
-        now = asyncio.get_running_loop().time()
-        asked, begun = generation.started, generation.accepted
-        if begun is None:
-            self.counters.last_used[generation.engine_id] = now
-            self._note_refused(
-                Refused(generation.model, outcome, asked, now, generation.known, generation.caller)
-            )
-            return
-        if generation.ttft is not None:
-            self.counters.ttft_ms.append(generation.ttft * 1000)
-        self.counters.ended(
-            generation.model, generation.engine_id, outcome, generation.tokens, now - begun, now
-        )
-        self.sessions.ended(generation.model, generation.caller.session, now)
-        if self.on_end:
-            tell(self.on_end, self._record(generation, outcome, begun, now))
-
-    def _record(self, generation: Generation, outcome: str, begun: float, now: float) -> Ended:
-        return Ended(
-            model=generation.model,
-            engine=generation.engine_id,
-            priority=self.priority_of(generation.model),
-            asked=generation.started,
-            started=begun,
-            first_token=None if generation.ttft is None else generation.started + generation.ttft,
-            ended=now,
-            tokens=generation.tokens,
-            prompt_tokens=generation.prompt_tokens,
-            cached_tokens=generation.cached_tokens,
-            outcome=outcome,
-            rows=(generation.rows + generation.engine.leases + 1) / 2,  # its own lease is over by now
-            known=generation.known,
-            caller=generation.caller,
-        )
+        self.books.ended(generation, outcome)
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -22,8 +22,8 @@ ADA = Caller("ada", "req-1", "/v1/chat/completions")
 def told(w: Any) -> tuple[list[Ended], list[Refused]]:
     ended: list[Ended] = []
     refused: list[Refused] = []
-    w.router.on_end.append(ended.append)
-    w.router.on_refused.append(refused.append)
+    w.router.books.on_end.append(ended.append)
+    w.router.books.on_refused.append(refused.append)
     return ended, refused
 
 
@@ -31,7 +31,7 @@ async def test_a_finished_request_is_told_with_its_figures(shared: Make) -> None
     async with shared() as w:
         engine = await w.serving()
         ended, refused = told(w)
-        w.router.priority_of = {"demo": 7}.__getitem__
+        w.router.books.priority_of = {"demo": 7}.__getitem__
         stream = await w.router.open(None, prompt(20), caller=ADA)
         await stream.collect()
         again = await w.router.open(None, prompt(1), caller=ADA)
@@ -85,7 +85,7 @@ async def test_what_no_engine_began_is_told_once_with_its_code(shared: Make) -> 
         ]
         assert refused[2].ended - refused[2].asked >= 0.05
         assert ended == []
-        assert sum(w.router.counters.requests.values()) == 5
+        assert sum(w.router.books.counters.requests.values()) == 5
 
 
 async def test_a_listener_that_fails_harms_no_request(world: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,7 +96,7 @@ async def test_a_listener_that_fails_harms_no_request(world: Make, caplog: pytes
         def broken(record: Ended) -> None:
             raise RuntimeError(record.outcome)
 
-        w.router.on_end += [broken, ended.append]
+        w.router.books.on_end += [broken, ended.append]
         os.kill(w.see(engine).pid, signal.SIGUSR1)
         for _ in range(2):
             assert (await (await w.router.open(None, prompt())).collect()).text == "late"
