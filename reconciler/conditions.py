@@ -19,6 +19,7 @@ from reconciler.spec import Spec
 from reconciler.strain import Strain
 
 Status = Literal["True", "False", "Unknown"]
+STALE_S = 10.0  # seconds after which a measurement says nothing about now; one is made four times a second
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,9 @@ def _memory(facts: Facts) -> Verdict:
     if memory.total_bytes == 0:
         return "Unknown", "NotMeasured", "memory cannot be measured here"
     level, cause = found.told
+    age = _age(facts)
+    if age > STALE_S:
+        return "Unknown", "Stale", f"measuring has failed for {age:.0f} s; memory was at {level} before"
     if level == "normal":
         others = max(0, memory.total_bytes - memory.available_bytes - memory.used_bytes)
         said = f"LMX uses {gib(memory.used_bytes)}, other programs {gib(others)}"
@@ -209,13 +213,28 @@ def _memory(facts: Facts) -> Verdict:
 
 
 def _thermal(facts: Facts) -> Verdict:
-    found = facts.strain.pressure
+    found, age = facts.strain.pressure, _age(facts)
+    if age > STALE_S:
+        kept = f"; still in force: {context_cap(found, facts.spec)[1]}" if found.hot else ""
+        return "Unknown", "Stale", f"measuring has failed for {age:.0f} s{kept}"
     if found.hot:
-        heat = f"heat is {found.heat}" if found.heat is not None else "heat cannot be measured any more"
-        return "True", "Hot", f"{heat}: {context_cap(found, facts.spec)[1]}"
+        return "True", "Hot", _hot(facts)
     if facts.seen.memory.heat is None:
         return "Unknown", "NotMeasured", "heat cannot be measured here"
     return "False", "Cool", f"heat is {facts.seen.memory.heat}"
+
+
+def _hot(facts: Facts) -> str:
+    found = facts.strain.pressure
+    heat = f"heat is {found.heat}" if found.heat is not None else "heat cannot be measured any more"
+    return f"{heat}: {context_cap(found, facts.spec)[1]}"
+
+
+def _age(facts: Facts) -> float:
+    """Seconds since memory and heat were measured: the sampler keeps its last figures when it fails, and
+    the ladder takes no step on them."""
+    at = facts.seen.memory.at
+    return 0.0 if at is None else facts.seen.now - at
 
 
 def _degraded(facts: Facts) -> Verdict:
@@ -228,7 +247,7 @@ def _degraded(facts: Facts) -> Verdict:
         said.append(f"{' > '.join(found.steps)}{gone}: {found.why}")
     if found.hot:
         reasons.append("Thermal")
-        said.append(_thermal(facts)[2])
+        said.append(_hot(facts))
     waiting = sorted(name for name in strain.returning if not strain.out(name))
     if waiting and not found.steps:
         reasons.append("Returning")

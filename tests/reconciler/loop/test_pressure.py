@@ -95,6 +95,44 @@ def test_d6_a_lower_ceiling_is_in_force_and_says_why() -> None:
     rig.clean()
 
 
+def test_d6_old_figures_are_not_called_normal() -> None:
+    rig = Rig(spec("a", a=small()), room=3.0)
+    rig.world.heat = "nominal"
+    rig.run(20)
+    assert rig.condition("MemoryPressure").reason == "Normal"
+    rig.world.measurable = False
+    rig.run(8)
+    assert (rig.condition("MemoryPressure").status, rig.condition("ThermalPressure").status) == ("False",) * 2
+    rig.run(30)
+    for kind in ("MemoryPressure", "ThermalPressure"):
+        found = rig.condition(kind)
+        assert (found.status, found.reason) == ("Unknown", "Stale")
+        age = int(found.message.removeprefix("measuring has failed for ").partition(" s")[0])
+        assert 30 <= age <= 40
+    assert rig.condition("Degraded").status == "False"
+    rig.world.measurable = True
+    rig.run(10)
+    assert (rig.condition("MemoryPressure").reason, rig.condition("ThermalPressure").reason) == (
+        "Normal", "Cool",
+    )  # fmt: skip
+    rig.clean()
+
+
+def test_d6_a_limit_for_heat_that_is_no_longer_measured_stays_and_is_named() -> None:
+    rig = Rig({**spec("a", a=small()), "context": {"safe_mode": 2048}}, room=3.0)
+    rig.run(20)
+    rig.world.heat = "heavy"
+    rig.run(2)
+    rig.world.measurable, rig.world.heat = False, "nominal"
+    rig.run(60)
+    found = rig.condition("ThermalPressure")
+    assert (found.status, found.reason) == ("Unknown", "Stale")
+    assert found.message.endswith("still in force: thermal: max_context_tokens=2048")
+    assert rig.condition("Degraded").message == "heat is heavy: thermal: max_context_tokens=2048"
+    assert rig.engine("a").limits.context == 2048
+    rig.clean()
+
+
 def test_d6_half_of_the_rows_says_why() -> None:
     rig = one(memory={"ladder": ["lower_concurrency"]})
     grow(rig, 0.87)

@@ -127,6 +127,7 @@ class World:
         self.hog: int = 0  # bytes that another program holds
         self.system: tuple[Level, str] = ("normal", "")
         self.heat: str | None = None
+        self.measurable = True  # False: the sampler fails, and its last figures stand
         self.service: dict[str, Service] = {}
         self.out: Callable[[str], bool] = lambda _: False
         self.recycling: Callable[[str], bool] = lambda _: False
@@ -503,6 +504,8 @@ class World:
 
     def _measured(self) -> MemoryObs:
         """As a sampler would: the figures of now, which count as a new reading only four times a second."""
+        if not self.measurable:
+            return replace(self._sampled, at=self._sampled_at)
         found = self._memory()
         if self.t - self._sampled_at >= SAMPLE_S:
             self._sampled_at, self._sampled = self.t, found
