@@ -19,7 +19,6 @@ BASE: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
-    "max_position_embeddings": 4096,
     "tie_word_embeddings": True,
     "torch_dtype": "float32",
 }
@@ -44,13 +43,17 @@ SHAPES: dict[str, dict[str, Any]] = {
 TOKENIZER = ROOT / "examples" / "models" / "lmx-demo"  # a byte-level BPE, as the models people run have
 
 
-def make(folder: Path, shape: str) -> Path:
+CONTEXT = 4096  # tokens, where a bench does not ask for more
+
+
+def make(folder: Path, shape: str, context: int = CONTEXT) -> Path:
     """Write the model in a process of its own, so that the caller stays without MLX."""
-    subprocess.run([sys.executable, "-m", "bench.models", str(folder), shape], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "bench.models", str(folder), shape, str(context)]
+    subprocess.run(command, cwd=ROOT, check=True)
     return folder
 
 
-def _write(folder: Path, shape: str) -> None:
+def _write(folder: Path, shape: str, context: int) -> None:
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models import qwen3
@@ -61,7 +64,13 @@ def _write(folder: Path, shape: str) -> None:
         shutil.copy(TOKENIZER / name, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     eos, size = tokenizer.eos_token_id, len(tokenizer)
-    config = {**BASE, **SHAPES[shape], "vocab_size": size, "eos_token_id": eos}
+    config = {
+        **BASE,
+        **SHAPES[shape],
+        "vocab_size": size,
+        "eos_token_id": eos,
+        "max_position_embeddings": context,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(7)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
@@ -78,4 +87,4 @@ def _write(folder: Path, shape: str) -> None:
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]), sys.argv[2])
+    _write(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
