@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core
-from mlx_lm.models.cache import make_prompt_cache
 
-from appliance.engine import layers
+from appliance.engine import caches, layers
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import Processor, Sampler
@@ -52,11 +51,12 @@ class Prefill:
     Several rows only when they fit into one chunk together; a longer prompt goes alone, chunk by chunk.
     """
 
-    def __init__(self, net: Any, rows: list[Row]) -> None:
+    def __init__(self, net: Any, rows: list[Row], kv_bits: int | None) -> None:
         self.rows = rows
         self.cache: list[Any] = []
         self.plain = True  # known when it starts: rows may be cancelled before
         self._net = net
+        self._kv_bits = kv_bits
         self._done = 0
 
     @property
@@ -67,9 +67,9 @@ class Prefill:
     def advance(self, chunk: int) -> int:
         """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were."""
         if not self.cache:
-            caches = [make_prompt_cache(self._net) for _ in self.rows]
-            self.plain = len(caches) == 1
-            self.cache = caches[0] if self.plain else layers.merged(caches)
+            empty = [caches.make(self._net, self._kv_bits) for _ in self.rows]
+            self.plain = len(empty) == 1
+            self.cache = empty[0] if self.plain else layers.merged(empty)
         if self.plain:
             prompt = self.rows[0].job.prompt
             end = min(self._done + chunk, len(prompt) - 1)

@@ -13,10 +13,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from appliance.engine import wiring
+from appliance.engine import caches, wiring
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
 from appliance.engine.weights import BadModel
@@ -48,6 +47,7 @@ class Model:
     vocabulary: int  # token ids are below this
     weights_bytes: int
     batch_why: str | None  # None: its rows can be batched
+    kv_bits: int | None = None  # 4 | 8: keys and values quantised; see caches.make
     price: Price = FREE  # known after warm-up
 
     @property
@@ -85,7 +85,8 @@ def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], Non
         context_max=context_of(config),
         vocabulary=vocabulary_of(config, tokenizer),
         weights_bytes=weights_bytes,
-        batch_why=why_not_batchable(net),
+        batch_why=why_not_batchable(net, order.kv_bits),
+        kv_bits=order.kv_bits,
     )
 
 
@@ -200,9 +201,9 @@ def vocabulary_of(config: dict[str, Any], tokenizer: Any) -> int:
     return len(tokenizer)
 
 
-def why_not_batchable(net: Any) -> str | None:
+def why_not_batchable(net: Any, kv_bits: int | None = None) -> str | None:
     """The first of the model's caches that has no batched form, in words; None: all have."""
-    for cache in flat(make_prompt_cache(net)):
+    for cache in flat(caches.make(net, kv_bits)):
         if not hasattr(cache, "merge"):
             return f"its {type(cache).__name__} has no batched form"
     return None

@@ -161,7 +161,7 @@ class Scheduler:
             jobs = together(self._waiting, slots, self._chunk(), fits)
             rows = [row for job in jobs if (row := self._begin(job)) is not None]
             if rows:
-                self._prefills.append(Prefill(self._model.net, rows))
+                self._prefills.append(Prefill(self._model.net, rows, self._model.kv_bits))
                 self._allowance.hold(count + len(rows), max(most, most_tokens(rows)))
 
     def _begin(self, job: Job) -> Row | None:

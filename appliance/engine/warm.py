@@ -73,7 +73,7 @@ def attempt(model: Model, lengths: list[int], gauge: Gauge) -> list[Any]:
     """
     decoding = Decoding(model.net)
     for _ in range(2 if len(lengths) > 1 else 1):
-        prefill = Prefill(model.net, [trial(model, length) for length in lengths])
+        prefill = Prefill(model.net, [trial(model, length) for length in lengths], model.kv_bits)
         prefill.advance(64)
         decoding.join(prefill)
         decoding.step()

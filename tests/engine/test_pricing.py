@@ -53,7 +53,7 @@ def run(model: Model, rows: list[Row]) -> int:
     """Bytes of the caches at their largest, once all rows decode; they begin one after the other."""
     decoding, most = Decoding(model.net), 0
     for one in rows:
-        prefill = Prefill(model.net, [one])
+        prefill = Prefill(model.net, [one], model.kv_bits)
         while prefill.left:
             prefill.advance(CHUNK)
         decoding.join(prefill)
