@@ -1,8 +1,10 @@
 """Ten times the load that can be served: what is accepted runs as fast as ever, the rest hears so at once.
 
-First the rows are kept full by as many clients as there are rows: tokens per second, and with that the
-request rate that can be sustained. Then requests come at ten times that rate, whatever becomes of them (open
-loop), as they do from many users who do not know of each other.
+In each round the rows are first kept full by hardly more clients than there are rows: tokens per second, and
+with that the request rate that can be sustained. Then requests come at ten times that rate, whatever becomes
+of them (open loop), as they do from many users who do not know of each other. Both draw the lengths of their
+answers alike, so that rows end one by one in both; and an answer that a window cuts counts by the part of its
+time that lies inside, not whole or not at all: with eight rows, that alone would be an error of 8 %.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -28,28 +31,40 @@ from bench.speed import Row
 from bench.workload import WORDS
 
 ROWS = 8
-TOKENS = 96
+SPARE = 2  # more clients than rows while unloaded: no row stands idle between two answers, as under overload
+TOKENS = (48, 144)  # least and most of an answer, each length as likely
 TIMES = 10
-WARM_UP_S, UNLOADED_S, LOADED_S = 2.0, 10.0, 20.0
+ROUNDS = 3
+WARM_UP_S, UNLOADED_S, LOADED_S = 3.0, 10.0, 20.0
 REFUSED_MS, ASKED_MS = 100.0, 50.0
 KEPT = 4096  # bytes of the end of an answer: the usage is in there
 
 
 @dataclass
 class Outcome:
-    """What became of the requests. refused: seconds until they heard so. at, tokens: of whole answers."""
+    """What became of the requests. refused: seconds until they heard so. answers: (first byte, last byte,
+    tokens) of whole ones."""
 
-    at: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    answers: list[tuple[float, float, int]] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     without_retry: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
     sent: int = 0
 
     def rate(self, begin: float, end: float) -> float:
-        """Tokens per second of the answers that ended in this time."""
-        done = sum(tokens for at, tokens in zip(self.at, self.tokens, strict=True) if begin <= at < end)
+        """Tokens per second in this time. An answer's come evenly from its first byte, which is sent when
+        an engine has begun it, to its last."""
+        done = sum(
+            tokens * max(0.0, min(last, end) - max(first, begin)) / (last - first)
+            for first, last, tokens in self.answers
+        )
         return done / (end - begin)
+
+    def add(self, other: Outcome) -> None:
+        self.answers += other.answers
+        self.refused += other.refused
+        self.without_retry += other.without_retry
+        self.sent += other.sent
 
 
 class Call(asyncio.Protocol):
@@ -58,6 +73,7 @@ class Call(asyncio.Protocol):
     def __init__(self, request: bytes, outcome: Outcome) -> None:
         self._request, self._outcome = request, outcome
         self._begin = time.perf_counter()
+        self._first = 0.0
         self._head = self._tail = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -65,6 +81,8 @@ class Call(asyncio.Protocol):
         cast(asyncio.WriteTransport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        if not self._first:
+            self._first = time.perf_counter()
         if len(self._head) < 1024:
             self._head += data
         self._tail = (self._tail + data)[-KEPT:]
@@ -74,8 +92,7 @@ class Call(asyncio.Protocol):
         out = self._outcome
         status = self._head[9:12]
         if status == b"200" and b"data: [DONE]" in self._tail:
-            out.at.append(now)
-            out.tokens.append(_usage(self._tail))
+            out.answers.append((self._first, now, _usage(self._tail)))
         elif status in (b"503", b"429"):
             out.refused.append(now - self._begin)
             out.without_retry += b"\r\nretry-after: " not in self._head.lower()
@@ -94,7 +111,7 @@ def _request(draw: random.Random) -> bytes:
         "/v1/chat/completions",
         {
             "messages": [{"role": "user", "content": " ".join(draw.choices(WORDS, k=12))}],
-            "max_tokens": TOKENS,
+            "max_tokens": draw.randint(*TOKENS),
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -110,23 +127,23 @@ async def _call(port: int, draw: random.Random, outcome: Outcome) -> Call:
     return call
 
 
-async def unloaded(port: int) -> float:
-    """Tokens per second with every row taken, and nobody waiting for one."""
-    outcome, draw = Outcome(), random.Random(1)
+async def unloaded(port: int, round_: int) -> float:
+    """Tokens per second with every row taken, and next to nobody waiting for one."""
+    outcome, draw = Outcome(), random.Random(f"unloaded:{round_}")
     end = time.perf_counter() + WARM_UP_S + UNLOADED_S
 
     async def client() -> None:
         while time.perf_counter() < end:
             await (await _call(port, draw, outcome)).done
 
-    await asyncio.gather(*(client() for _ in range(ROWS)))
+    await asyncio.gather(*(client() for _ in range(ROWS + SPARE)))
     _check(outcome)
     return outcome.rate(end - UNLOADED_S, end)
 
 
-async def overloaded(port: int, rate: float) -> tuple[Outcome, float]:
+async def overloaded(port: int, rate: float, round_: int) -> tuple[Outcome, float]:
     """Requests at `rate` per second for a while; and the tokens per second of those that were accepted."""
-    outcome, draw = Outcome(), random.Random(2)
+    outcome, draw = Outcome(), random.Random(f"overloaded:{round_}")
     begin = time.perf_counter()
     calls = []
     while (now := time.perf_counter() - begin) < WARM_UP_S + LOADED_S:
@@ -143,34 +160,59 @@ def _check(outcome: Outcome) -> None:
         raise RuntimeError(f"neither an answer nor a refusal: {outcome.wrong.most_common(3)}")
 
 
-def run(scratch: Path) -> Iterator[Row]:
+@dataclass
+class Rounds:
+    """usual: tokens per second unloaded. kept: what is left of that under overload. share: of a core, that
+    the load generator takes under overload. waits: path -> seconds of each answer under overload."""
+
+    usual: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=lambda: {"/healthz": [], "/status": []})
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def play(self, port: int, runner: asyncio.Runner, round_: int) -> None:
+        """One round: unloaded, then overloaded."""
+        usual = runner.run(unloaded(port, round_))
+        probers = {path: _prober(port, path) for path in self.waits}
+        began, used = time.perf_counter(), time.process_time()
+        outcome, rate = runner.run(overloaded(port, TIMES * usual / statistics.mean(TOKENS), round_))
+        self.share.append((time.process_time() - used) / (time.perf_counter() - began))
+        for path, prober in probers.items():
+            self.waits[path] += json.loads(prober.communicate(timeout=60)[0])
+        self.usual.append(usual)
+        self.kept.append(rate / usual)
+        self.outcome.add(outcome)
+
+
+def run(scratch: Path, rounds: int = ROUNDS) -> Iterator[Row]:
     folder = models.make(scratch / "overload", "5m")
     place = scratch / "overload-run"
     place.mkdir()
     ours = Ours(folder, place, models={"bench": {"source": str(folder), "concurrency": ROWS}})
+    found = Rounds()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            usual = runner.run(unloaded(ours.port))
-            rate = usual / TOKENS
-            yield Row("overload: unloaded, every row taken", usual, None, unit="tokens/s")
-            yield Row("overload: requests that can be sustained", rate, None, unit="1/s")
-            probers = {path: _prober(ours.port, path) for path in ("/healthz", "/status")}
-            began, used = time.perf_counter(), time.process_time()
-            outcome, kept = runner.run(overloaded(ours.port, TIMES * rate))
-            share = (time.process_time() - used) / (time.perf_counter() - began)
-            waits = {path: json.loads(prober.communicate(timeout=60)[0]) for path, prober in probers.items()}
+            for round_ in range(rounds):
+                found.play(ours.port, runner, round_)
     finally:
         ours.close()
+    usual, outcome = statistics.median(found.usual), found.outcome
+    yield Row("overload: unloaded, every row taken", usual, None, unit="tokens/s")
+    yield Row("overload: requests that can be sustained", usual / statistics.mean(TOKENS), None, unit="1/s")
     yield Row("overload: requests sent", outcome.sent, None, unit="requests")
-    yield Row("overload: accepted throughput, of unloaded", kept / usual, 0.9)
+    yield Row("overload: accepted throughput, of unloaded", statistics.median(found.kept), 0.9)
+    yield Row("overload: the same, worst round", min(found.kept), None)
+    yield Row("overload: the same, best round", max(found.kept), None)
     yield Row(
         "overload: refused hear so, p99", 1000 * percentile(outcome.refused, 0.99), REFUSED_MS, False, "ms"
     )
     yield Row("overload: refused without Retry-After", outcome.without_retry, 0, False, "requests")
-    yield Row("overload: accepted", len(outcome.at), None, unit="requests")
-    for path, found in waits.items():
-        yield Row(f"overload: {path} p99", 1000 * percentile(found, 0.99), ASKED_MS, False, "ms")
-    yield Row("overload: processor time of the load generator", 100 * share, None, unit="% of a core")
+    yield Row("overload: accepted", len(outcome.answers), None, unit="requests")
+    for path, waits in found.waits.items():
+        yield Row(f"overload: {path} p99", 1000 * percentile(waits, 0.99), ASKED_MS, False, "ms")
+    share = 100 * statistics.median(found.share)
+    yield Row("overload: processor time of the load generator", share, None, unit="% of a core")
 
 
 def _prober(port: int, path: str) -> subprocess.Popen[bytes]:
