@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from appliance.engine.pricing import BIG
 
@@ -55,7 +55,7 @@ def keep(batch: Caches, rows: list[int]) -> None:
         if big:
             for member in flat([cache]):
                 if getattr(member, "keys", None) is not None:  # a slice would hold all it was cut from
-                    member.keys, member.values = mx.contiguous(member.keys), mx.contiguous(member.values)
+                    member.keys, member.values = tree_map(mx.contiguous, (member.keys, member.values))
             compute(cache)
 
 

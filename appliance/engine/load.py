@@ -18,6 +18,7 @@ from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 from appliance.engine import caches, wiring
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
+from appliance.engine.quantized import CannotQuantize
 from appliance.engine.weights import BadModel
 from appliance.wire import Load
 
@@ -76,6 +77,8 @@ def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], Non
     if order.adapter is not None:
         net = adapt(net, Path(order.adapter))
     weights_bytes = make_real(net, progress)
+    if order.kv_bits is not None and not caches.any_quantized(caches.make(net, order.kv_bits)):
+        raise no_kv_bits(order.kv_bits, "none of its caches can be quantised, so it would save nothing")
     tokenizer = read_tokenizer(folder, config, order.trust_remote_code)
     return Model(
         net=net,
@@ -110,12 +113,23 @@ def explain(error: Exception, config: dict[str, Any]) -> BadModel:
     return BadModel("failed", f"the model could not be built: {text}")
 
 
-def explain_run(error: Exception) -> BadModel:
-    """A failure of the first forward pass."""
+def explain_run(error: Exception, kv_bits: int | None = None) -> BadModel:
+    """A failure of the first forward pass. kv_bits: what it is to blame on; None: the model itself."""
     if is_memory(error):
         return out_of_memory(error)
+    if kv_bits is not None:
+        why = str(error)
+        if not isinstance(error, CannotQuantize):
+            why = f"its attention cannot read a quantised cache: {why}"
+        return no_kv_bits(kv_bits, why)
     return BadModel(
         "unsupported_model", f"the model fails on its first tokens: {type(error).__name__}: {error}"
+    )
+
+
+def no_kv_bits(kv_bits: int, why: str) -> BadModel:
+    return BadModel(
+        "unsupported_model", f"this model does not run with kv_bits: {kv_bits}; remove `kv_bits`: {why}"
     )
 
 

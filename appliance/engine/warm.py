@@ -47,7 +47,7 @@ def up(model: Model, gauge: Gauge) -> Model:
     try:
         caches = attempt(model, [3], gauge)
     except Exception as error:  # the model's own code runs here for the first time
-        raise explain_run(error) from error
+        raise explain_run(error, to_blame(model, gauge)) from error
     if model.batchable:
         try:
             attempt(model, [3, 2], gauge)
@@ -64,6 +64,17 @@ def up(model: Model, gauge: Gauge) -> Model:
     mx.clear_cache()
     mx.reset_peak_memory()
     return dataclasses.replace(model, price=dataclasses.replace(price, base=mx.get_active_memory()))
+
+
+def to_blame(model: Model, gauge: Gauge) -> int | None:
+    """The model's `kv_bits`, if it is what keeps the model from running: without it, it does."""
+    if model.kv_bits is None:
+        return None
+    try:
+        attempt(dataclasses.replace(model, kv_bits=None), [3], gauge)
+    except Exception:  # noqa: BLE001  the first failure is told, and this one says whose it is
+        return None
+    return model.kv_bits
 
 
 def attempt(model: Model, lengths: list[int], gauge: Gauge) -> list[Any]:
