@@ -1,10 +1,10 @@
 """Question 2: in which form does a model run? Pure.
 
-None, while the model is out of memory for want of it. Else the spec's own form, unless something is known
-against it: files that are broken, a failure that will repeat itself, a back-off that is not over,
-quarantine. Then the form that ran before, if rollback is
-allowed. And a form that has failed, or whose files are still to come, lets the one that ran come up
-first: what works is never kept waiting for what may not.
+None, while a step of the ladder keeps the model out for want of memory. Else the spec's own form, unless
+something is known against it: files that are broken, a failure that will repeat itself, a back-off that is
+not over, quarantine. Then the form that ran before, if rollback is allowed. And a form that has failed, or
+whose files are still to come, lets the one that ran come up first: what works is never kept waiting for what
+may not.
 """
 
 from __future__ import annotations
