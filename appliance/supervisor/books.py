@@ -59,7 +59,6 @@ class Books:
             tell(self.on_end, self._record(generation, outcome, begun, now))
 
     def _refused(self, record: Refused) -> None:
-        self.counters.requests[record.model, record.outcome] += 1
         tell(self.on_refused, record)
 
     def _record(self, generation: Generation, outcome: str, begun: float, now: float) -> Ended:

@@ -1,8 +1,9 @@
-"""What the router counts, for status and metrics."""
+"""What the router counts, for status and metrics. Outcomes of requests are counted in `appliance.tally`."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 RING = 512  # requests that time-to-first-token percentiles look back on
@@ -17,15 +18,16 @@ class Counters:
     cached_tokens: int = 0
     finished_tokens: int = 0  # completion tokens of ended requests
     ttft_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RING))
-    # (key of the routing table, or "" for names that lead nowhere; "ok", "cancelled" or an error's code)
-    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     last_used: dict[str, float] = field(default_factory=dict)  # engine id -> when its last request ended
     pace: dict[str, float] = field(default_factory=dict)  # model -> running mean of a request's duration
 
     def ended(self, model: str, engine: str, outcome: str, tokens: int, duration: float, now: float) -> None:
         self.finished_tokens += tokens
-        self.requests[model, outcome] += 1
         self.last_used[engine] = now
         if outcome == "ok":
             mean = self.pace.get(model, duration)
             self.pace[model] = mean + WEIGHT * (duration - mean)
+
+    def forget(self, models: Container[str]) -> None:
+        """Drop what belongs to other models than these: names come and go with edits."""
+        self.pace = {model: pace for model, pace in self.pace.items() if model in models}

@@ -167,6 +167,7 @@ class Router:
         if table == self.table:
             return
         self._directions.follow(table)
+        self.books.counters.forget(table.routes)
         for ticket in self._queues.take_all():
             try:
                 route = self._directions.resolve(ticket)

@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from appliance import wire
 from appliance.supervisor.deadlines import Deadlines
 from appliance.supervisor.order import Probe
 from appliance.supervisor.pool import Engines
+from appliance.supervisor.record import Ended, Refused
 from appliance.supervisor.router import Router
 from reconciler.observed import EngineObs, EngineState, Limits, Route, RoutingTable
 
@@ -81,7 +83,13 @@ class World:
         self.engines = engines
         self.engines.on_change = self._changed
         self.router = Router(engines)
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # (model, outcome) of every record of a request
+        self.router.books.on_end.append(self._count)
+        self.router.books.on_refused.append(self._count)
         self.shared = shared
+
+    def _count(self, record: Ended | Refused) -> None:
+        self.outcomes[record.model, record.outcome] += 1
 
     def _changed(self) -> None:
         states = [engine.state for engine in self.engines.observe()]

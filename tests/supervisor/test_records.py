@@ -85,7 +85,7 @@ async def test_what_no_engine_began_is_told_once_with_its_code(shared: Make) -> 
         ]
         assert refused[2].ended - refused[2].asked >= 0.05
         assert ended == []
-        assert sum(w.router.books.counters.requests.values()) == 5
+        assert sum(w.outcomes.values()) == 5
 
 
 async def test_a_listener_that_fails_harms_no_request(world: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,7 +64,7 @@ async def test_names_that_clients_make_up_leave_no_trace(shared: Make) -> None:
         for number in range(50):
             error = await refused(w.router.open(f"{number}" * 100_000, prompt()))
             assert len(error.message) < 300
-        assert w.router.books.counters.requests == {("", "model_not_found"): 50}
+        assert w.outcomes == {("", "model_not_found"): 50}
 
 
 async def test_without_an_active_model_unnamed_requests_hear_why(shared: Make) -> None:
@@ -79,7 +79,7 @@ async def test_a_refusing_route_answers_at_once_with_its_own_words(shared: Make)
         w.route(Route("demo", "refuse", code="oom-unloaded", message="shed", retry_after=7.0))
         error = await refused(w.router.open("demo", prompt()))
         assert (error.code, error.message, error.retry_after) == ("oom-unloaded", "shed", 7.0)
-        assert w.router.books.counters.requests["demo", "oom-unloaded"] == 1
+        assert w.outcomes["demo", "oom-unloaded"] == 1
 
 
 async def test_what_the_engine_refuses_keeps_its_code_and_details(shared: Make) -> None:
@@ -287,7 +287,7 @@ async def test_a_client_that_leaves_frees_what_it_held_at_every_stage(shared: Ma
             if not submitted.cancelled():
                 submitted.result().cancel()  # it was faster, and the stream is its opener's
             assert (w.see(engine).leases, w.router.in_flight, w.router.queued) == (0, 0, 0)
-        w.router.books.counters.requests.clear()
+        w.outcomes.clear()
         stream = await w.router.open(None, prompt(4000))
         (waiting,) = await queue(w, "b")
         await anext(stream)
@@ -300,7 +300,7 @@ async def test_a_client_that_leaves_frees_what_it_held_at_every_stage(shared: Ma
         assert (w.see(engine).leases, w.router.in_flight) == (0, 0)
         rest = [delta async for delta in stream]
         assert rest[-1].finish == "cancelled"
-        outcomes = w.router.books.counters.requests
+        outcomes = w.outcomes
         assert outcomes["demo", "ok"] == 1
         assert outcomes["demo", "cancelled"] == 1
 
@@ -387,6 +387,7 @@ async def test_counters_follow_the_traffic(shared: Make) -> None:
         cut = w.router.tokens_out
         assert cut == long.tokens
         w.router.books.counters = Counters()
+        w.outcomes.clear()
         streams = [await w.router.open(None, prompt(30)) for _ in range(3)]
         for stream in streams:
             await stream.collect()
@@ -395,9 +396,11 @@ async def test_counters_follow_the_traffic(shared: Make) -> None:
         assert counters.prompt_tokens == sum(stream.prompt_tokens for stream in streams)
         assert len(counters.ttft_ms) == 3
         assert all(0 < ttft < 60_000 for ttft in counters.ttft_ms)
-        assert counters.requests == {("demo", "ok"): 3}
+        assert w.outcomes == {("demo", "ok"): 3}
         assert list(w.router.last_used) == [engine]
         assert counters.pace["demo"] > 0
+        w.route(Route("renamed", "ready", engine, 16), active="renamed")
+        assert counters.pace == {}
 
 
 async def test_shutting_down_answers_everything_that_waits(shared: Make) -> None:
@@ -438,5 +441,5 @@ async def test_swaps_under_load_lose_no_request(world: Make) -> None:
             await until(lambda n=done: done > n + 8)
         stop.set()
         await asyncio.gather(*clients)
-        assert set(w.router.books.counters.requests) == {("demo", "ok")}
+        assert set(w.outcomes) == {("demo", "ok")}
         assert len(w.engines.observe()) == 1

@@ -60,7 +60,7 @@ async def test_what_an_engine_does_not_begin_in_time_is_taken_back_and_refused(w
         assert error.retry_after
         assert (w.see(engine).leases, w.router.in_flight) == (1, 1)
         assert not running.ended  # what runs has no such deadline
-        assert w.router.books.counters.requests["demo", "overloaded"] == 1
+        assert w.outcomes["demo", "overloaded"] == 1
         running.cancel()
 
 

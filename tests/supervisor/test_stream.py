@@ -64,7 +64,7 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_blocks_nobody(
             await anext(slow)
         assert raised.value.code == "overloaded"
         assert (await patient.collect()).tokens == 300
-        assert w.router.books.counters.requests["demo", "overloaded"] == 1
+        assert w.outcomes["demo", "overloaded"] == 1
 
 
 async def test_many_unread_pieces_do_not_pile_up(shared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
