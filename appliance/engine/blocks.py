@@ -2,8 +2,9 @@
 
 What a *per-token* cache (`KVCache`, its quantised and batched forms) holds can be cut anywhere: a *lane* is
 one of its arrays, `(rows, heads, tokens, width)`, and a block has the same piece of every lane. Any other
-cache (rotating, recurrent, chunked) is kept whole, as its `state`, which is right after exactly so many tokens;
-the lanes' last, unfinished block goes with it, so that a state needs nothing but the whole blocks before it.
+cache (rotating, recurrent, chunked) is kept whole, as its `state`, which is right after exactly so many
+tokens; the lanes' last, unfinished block goes with it, so that a state needs nothing but the whole blocks
+before it.
 
 A piece's lanes of one shape and type are one array, `(lanes, heads, tokens, width)`: Metal has a ceiling of
 499,000 buffers for all that a process holds. Cutting copies, so that a piece never keeps the cache alive that
