@@ -143,6 +143,7 @@ class RealEffects:
             path=os.fspath(path),
             adapter=os.fspath(adapter) if adapter is not None else None,
             trust_remote_code=model.trust_remote_code,
+            kv_bits=model.kv_bits,
         )
         probe = Probe(model.probe.prompt, model.probe.max_tokens, model.probe.within)
         engine = self._engines.spawn(
