@@ -18,25 +18,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from reconciler import guard, pressure_events
 from reconciler.actions import Action, Download, Kill, Spawn
 from reconciler.backoff import Ledger
 from reconciler.choice import Desired
 from reconciler.conditions import Condition, Facts, conditions, summary
-from reconciler.digests import own_digest
 from reconciler.effects import Effects
 from reconciler.endings import Endings
 from reconciler.events import Event, EventType
 from reconciler.forms import form_named, forms
-from reconciler.gate import Accepted, Content, Gate, Parsed
+from reconciler.gate import Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import Observed, OverrideObs
+from reconciler.overrides import Overrides
 from reconciler.plan import Plan, plan
 from reconciler.readings import Reading, Service
+from reconciler.remembered import Memory, Store
 from reconciler.spec import Model, Spec
 from reconciler.strain import Strain
 from reconciler.straining import advanced, patient
@@ -48,30 +49,6 @@ IDLE_LOOK_S = 5.0  # look anyway: whatever poke was lost is found by then
 STRAINED_LOOK_S = 0.5  # while a step or a stage is in force: how soon it is seen that one is over
 ERROR_PAUSE_S = 1.0
 OLD_NEWS_PAUSE_S = 0.05
-
-
-class Store(Protocol):
-    """What the loop remembers over a restart; `history.History` is the real one."""
-
-    def add_event(self, event: Event) -> Event: ...
-    def save_ledger(self, ledger: Ledger, offset: float) -> None: ...
-    def save_overrides(self, overrides: tuple[OverrideObs, ...]) -> None: ...
-    def accepted(self, accepted: Accepted, at: float) -> None: ...
-    def applied(self, generation: int, at: float) -> None: ...
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What an earlier run left: empty on the first start."""
-
-    accepted: Accepted | None = None  # in force, if the file cannot be used
-    good: Accepted | None = None  # the newest that reached Ready
-    good_at: float | None = None  # when it did, wall clock
-    generation: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
-    overrides: tuple[OverrideObs, ...] = ()
-    known: Known | None = None  # None: what `good` says
-    held: Accepted | None = None  # in force when `suspend` became true
 
 
 class Loop:
@@ -104,7 +81,7 @@ class Loop:
         self.good = memory.good
         self.good_at = memory.good_at
         self.ledger = memory.ledger.clamped(effects.now())
-        self.overrides = memory.overrides
+        self._overrides = Overrides(memory.overrides, store.save_overrides, self.emit, wall)
         self.strain = Strain()
         self.known = memory.known or (
             Known.of(memory.good.spec, memory.good.generation) if memory.good is not None else Known()
@@ -141,50 +118,26 @@ class Loop:
         self.emit(EventType.RECONCILE_REQUESTED, "failures and back-offs are forgotten", {})
         self.poke()
 
-    def override(self, model: str, kind: str) -> None:
+    def override(self, model: str, kind: Literal["load", "unload"]) -> None:
         """Lay an admin call over the spec. Lasts until `active` or that model changes in the spec."""
-        spec = self.spec
-        assert kind in ("load", "unload")
-        others = tuple(o for o in self.overrides if o.model != model)
-        self._set_overrides(
-            (
-                *others,
-                OverrideObs(
-                    model=model,
-                    kind="load" if kind == "load" else "unload",
-                    at=self._wall(),
-                    spec_digest=override_key(spec, model),
-                ),
-            )
-        )
-        self.emit(EventType.OVERRIDE_SET, f"{kind} {model}", {"model": model, "kind": kind})
+        self._overrides.lay(model, kind, self.spec)
         self.poke()
 
     def drain(self, until: float) -> None:
-        """What `lmx drain` asks for: no new session; those that are known are served until then, wall clock.
-
-        Lasts until overrides are cleared, or `active` changes in the spec.
-        """
-        found = OverrideObs("", "drain", self._wall(), override_key(self.spec, ""), until)
-        self._set_overrides((*(o for o in self.overrides if o.kind != "drain"), found))
-        left = max(0.0, until - self._wall())
-        self.emit(
-            EventType.DRAINED,
-            f"new sessions are turned away; known ones are served for {left:.0f} s",
-            {"until": until},
-        )
+        """What `lmx drain` asks for: no new session; known ones are served until then, wall clock."""
+        self._overrides.drain(until, self.spec)
         self.poke()
 
     def clear_overrides(self, model: str | None = None) -> int:
         """How many were cleared; all with None."""
-        kept = tuple(o for o in self.overrides if model is not None and o.model != model)
-        gone = [o for o in self.overrides if o not in kept]
-        if gone:
-            self._set_overrides(kept)
-            for o in gone:
-                self._tell_cleared(o, "cleared")
+        cleared = self._overrides.clear(model)
+        if cleared:
             self.poke()
-        return len(gone)
+        return cleared
+
+    @property
+    def overrides(self) -> tuple[OverrideObs, ...]:
+        return self._overrides.laid
 
     @property
     def spec(self) -> Spec:
@@ -315,22 +268,8 @@ class Loop:
             self._store.accepted(accepted, self._wall())
         if before is not None and not before.spec.suspend:
             self._held = before
-        self._drop_overrides(accepted.spec)
+        self._overrides.heed(accepted.spec)
         self._taken = accepted
-
-    def _drop_overrides(self, spec: Spec) -> None:
-        kept = tuple(o for o in self.overrides if o.spec_digest == override_key(spec, o.model))
-        for o in self.overrides:
-            if o not in kept:
-                self._tell_cleared(o, "the spec now says otherwise")
-        if kept != self.overrides:
-            self._set_overrides(kept)
-
-    def _tell_cleared(self, override: OverrideObs, why: str) -> None:
-        words = _in_words(override)
-        self.emit(EventType.OVERRIDE_CLEARED, f"{words}: {why}", {"model": override.model})
-        if override.kind == "drain":
-            self.emit(EventType.DRAINED, f"new sessions are taken again: {why}", {"until": None})
 
     def _absorb(self, desired: Desired, seen: Observed) -> None:
         """Write down failures of engines that are gone; note engines that run well."""
@@ -389,7 +328,7 @@ class Loop:
             source_error=self.gate.source_error,
             any_spec=self.gate.accepted is not None,
             suspended=self.spec.suspend,
-            overrides=tuple(_in_words(o) for o in self.overrides),
+            overrides=self._overrides.in_words(),
             restart_needed=self._restart_needed(),
             strain=self.strain,
         )
@@ -438,23 +377,9 @@ class Loop:
         self.ledger = ledger
         self._store.save_ledger(ledger, self._wall() - self._effects.now())
 
-    def _set_overrides(self, overrides: tuple[OverrideObs, ...]) -> None:
-        self.overrides = overrides
-        self._store.save_overrides(overrides)
-
-
-def _in_words(override: OverrideObs) -> str:
-    return f"{override.kind} {override.model}".rstrip()
-
 
 def _again(action: Action, last: Action | None) -> bool:
     """The same step once more; the figures that a kill gives move on."""
     if isinstance(action, Kill) and isinstance(last, Kill):
         return action.engine == last.engine
     return action == last
-
-
-def override_key(spec: Spec, model: str) -> str:
-    """What an override of this model depends on: `active` and the model's own fields."""
-    form = spec.models.get(model)
-    return f"{spec.active}:{own_digest(form) if form is not None else ''}"

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from reconciler.gate import Accepted, Parsed, SpecProblem
 from reconciler.history import Generation, History
 from reconciler.known import Form, Known
-from reconciler.loop import Memory
+from reconciler.remembered import Memory
 
 log = logging.getLogger("lmx.state")
 

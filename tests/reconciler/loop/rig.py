@@ -18,8 +18,9 @@ from reconciler.events import Event, EventType
 from reconciler.gate import Accepted, Parsed, SourceProblem, SpecProblem
 from reconciler.known import Known
 from reconciler.loader import SpecError, load_text
-from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, STRAINED_LOOK_S, Loop, Memory
+from reconciler.loop import ERROR_PAUSE_S, IDLE_LOOK_S, STRAINED_LOOK_S, Loop
 from reconciler.observed import EngineState, OverrideObs
+from reconciler.remembered import Memory
 from reconciler.spec import Spec
 from tests.reconciler.loop.world import SAMPLE_S, Engine, ProcessDied, World
 

@@ -11,9 +11,9 @@ from reconciler.backoff import Ledger
 from reconciler.events import Event, EventType
 from reconciler.history import KEPT_GENERATIONS, Generation, History
 from reconciler.known import Known
-from reconciler.loop import Memory
 from reconciler.observed import Failure, OverrideObs
 from reconciler.recall import recall
+from reconciler.remembered import Memory
 from tests.reconciler.loop.rig import Rig, parse, small, spec
 
 
