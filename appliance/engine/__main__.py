@@ -48,6 +48,8 @@ def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> No
                     raise wire.WireError("a second Load: one engine holds one model")
                 loading = True
                 orders.put(message)
+            elif isinstance(message, wire.ListSessions | wire.DropSession):
+                intake.inbox.put(message)  # answered once the model is loaded
             elif intake.reader is None:
                 leave(wire.EXIT_OK)  # Shutdown while nothing is served
             else:

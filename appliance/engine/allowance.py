@@ -1,27 +1,35 @@
-"""The bytes this engine may hold: whether more rows fit, and what MLX may keep beside them.
+"""The bytes this engine may hold: whether more rows fit, and what may be kept beside them.
 
-What is reserved for the running rows and what MLX keeps in freed buffers share one allowance, so the
-buffer cache gets what the rows leave of it. MLX's own `set_memory_limit` is of no use for that: on the CPU
-backend it neither refuses an allocation nor gives a buffer back.
+What is reserved for the running rows, the prompt cache's memory and what MLX keeps in freed buffers share
+one allowance. Rows come first: what they leave is lent to the prompt cache, and what that leaves to MLX's
+buffers. MLX's own `set_memory_limit` is of no use for that: on the CPU backend it neither refuses an
+allocation nor gives a buffer back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from appliance.engine import wiring
-from appliance.engine.pricing import Price
+from appliance.engine.pricing import Batch, Price
+from appliance.engine.reuse import Reuse
 from appliance.wire import Configure
+
+GRAIN = 2**24  # bytes by which the share of MLX's buffers changes
 
 
 class Allowance:
     """Only for the decode thread."""
 
-    def __init__(self, price: Price, limits: Configure) -> None:
+    def __init__(self, price: Price, limits: Configure, reuse: Reuse) -> None:
         self.price = price
         self._limits = limits
-        self._rows = 0
-        self._tokens = 0
+        self._reuse = reuse
+        self._batches: list[Batch] = []
+        self._spare = 0  # bytes that the rows leave of the allowance, where there is one
+        self._lent: int | None = None  # bytes the prompt cache may hold at most; None: not said yet
         self._cache: int | None = None
         self._wired = 0  # nothing has been wired by whoever starts
         self.apply(limits)
@@ -29,7 +37,7 @@ class Allowance:
     @property
     def reserved(self) -> int:
         """Bytes that the running rows' caches may still come to."""
-        return self.price.cache(self._rows, self._tokens) if self._rows else 0
+        return sum(self.price.cache(batch.rows, batch.tokens) for batch in self._batches)
 
     def apply(self, limits: Configure) -> None:
         self._limits = limits
@@ -40,29 +48,43 @@ class Allowance:
         if not limits.buffer_cache:
             mx.clear_cache()
 
-    def fits(self, rows: int, tokens: int) -> bool:
-        return self.price.fits(rows, tokens, self._limits)
+    def fits(self, batches: Sequence[Batch]) -> bool:
+        return self.price.fits(batches, self._limits)
 
-    def hold(self, rows: int, tokens: int) -> None:
-        """So many rows run now, and the longest comes to so many tokens."""
-        if (rows, tokens) != (self._rows, self._tokens):
-            self._rows, self._tokens = rows, tokens
+    def hold(self, batches: list[Batch]) -> None:
+        """These run now."""
+        if batches != self._batches:
+            self._batches = batches
             self._share()
 
     def tidy(self) -> None:
-        """Give freed buffers back once they would not fit."""
+        """Once a turn: MLX's buffers make room for the prompt cache, and go once they would not fit."""
         limit = self._limits.memory
-        if limit and mx.get_active_memory() + mx.get_cache_memory() > limit:
+        if not limit:
+            return
+        self._buffers()
+        if mx.get_active_memory() + mx.get_cache_memory() > limit:
             mx.clear_cache()
 
     def _share(self) -> None:
         limits = self._limits
-        spare = limits.buffer_cache
+        lent = limits.cache_memory
         if limits.memory and self.price.layers:
-            need = self.price.need(self._rows, self._tokens, limits)
-            spare = min(spare, max(0, limits.memory - need))
-        if spare != self._cache:
-            self._cache = spare
-            mx.set_cache_limit(spare)
-            if mx.get_cache_memory() > spare:
+            self._spare = max(0, limits.memory - self.price.need(self._batches, limits))
+            lent = min(lent, self._spare)
+        if lent != self._lent:
+            self._lent = lent
+            self._reuse.shrink(lent)
+        self._buffers()
+
+    def _buffers(self) -> None:
+        limits = self._limits
+        share = limits.buffer_cache
+        if limits.memory and self.price.layers:
+            left = max(0, self._spare - self._reuse.nbytes)
+            share = min(share, left if left < GRAIN else left // GRAIN * GRAIN)
+        if share != self._cache:
+            self._cache = share
+            mx.set_cache_limit(share)
+            if mx.get_cache_memory() > share:
                 mx.clear_cache()

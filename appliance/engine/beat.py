@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.engine.link import Link
-from appliance.wire import Beat, Stage
+from appliance.wire import Beat, CacheUse, Stage
 
 INTERVAL = 0.5  # seconds
 
@@ -32,6 +32,7 @@ class Gauge:
         self.waiting = 0
         self.unread: Callable[[], int] = int  # requests that the decode thread has not seen yet
         self.reserved = 0  # bytes
+        self.cache: Callable[[], CacheUse] = CacheUse  # the prompt cache's figures, safe from any thread
         self.prompt_tokens = 0
         self.output_tokens = 0
         self._since = time.monotonic()
@@ -73,6 +74,7 @@ class Gauge:
             peak_bytes=peak,
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
+            cache=self.cache(),
         )
 
 

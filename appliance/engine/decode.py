@@ -19,7 +19,8 @@ are read, so detokenising and sending overlap with computing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core
@@ -27,6 +28,7 @@ import mlx.core
 from appliance.engine import caches, layers
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
+from appliance.engine.reuse import Trail
 from appliance.engine.sampling import Processor, Sampler
 
 mx: Any = mlx.core
@@ -40,45 +42,66 @@ class Row:
     output: Output
     sampler: Sampler
     processor: Processor | None
-    produced: int = 0  # tokens generated
+    trail: Trail | None = None  # what the prompt cache keeps of it; None: nobody asks
+    tokens: list[int] = field(default_factory=list)  # generated, and read back from the device
     primed: bool = False  # the last prompt token has gone through
     failed: str | None = None  # what its own processor raised
+
+    @property
+    def produced(self) -> int:
+        return len(self.tokens)
 
 
 class Prefill:
     """Prompts worked on together, all but their last token.
 
-    Several rows only when they fit into one chunk together; a longer prompt goes alone, chunk by chunk.
+    Several rows only when they fit into one chunk together; a longer prompt goes alone, chunk by chunk, and
+    so does one whose beginning was restored: `cache` holds its first `done` tokens then.
     """
 
-    def __init__(self, net: Any, rows: list[Row], kv_bits: int | None) -> None:
+    def __init__(
+        self,
+        net: Any,
+        rows: list[Row],
+        kv_bits: int | None,
+        cache: list[Any] | None = None,
+        done: int = 0,
+    ) -> None:
         self.rows = rows
-        self.cache: list[Any] = []
+        self.cache: list[Any] = cache or []
         self.plain = True  # known when it starts: rows may be cancelled before
+        self.done = done  # tokens of the longest prompt
         self._net = net
         self._kv_bits = kv_bits
-        self._done = 0
 
     @property
     def left(self) -> int:
         """Tokens of the longest prompt still to process."""
-        return max(len(row.job.prompt) for row in self.rows) - 1 - self._done
+        return max(len(row.job.prompt) for row in self.rows) - 1 - self.done
+
+    def held(self, row: Row) -> list[int]:
+        """The tokens that `cache` holds for a row."""
+        return row.job.prompt[: min(self.done, len(row.job.prompt) - 1)]
 
     def advance(self, chunk: int) -> int:
-        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were."""
+        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were.
+
+        A row alone pauses where its trail says so.
+        """
         if not self.cache:
             empty = [caches.make(self._net, self._kv_bits) for _ in self.rows]
             self.plain = len(empty) == 1
             self.cache = empty[0] if self.plain else layers.merged(empty)
         if self.plain:
             prompt = self.rows[0].job.prompt
-            end = min(self._done + chunk, len(prompt) - 1)
-            pieces = [prompt[self._done : end]]
-            self._done = end
+            end = min(self.done + chunk, len(prompt) - 1)
+            end = min([end, *(stop for stop in stops(self.rows[0]) if stop > self.done)])
+            pieces = [prompt[self.done : end]]
         else:
             pieces = [row.job.prompt[:-1] for row in self.rows]
-            self._done += self.left
+            end = self.done + self.left
         self._run(pieces)
+        self.done = end
         return sum(map(len, pieces))
 
     def _run(self, pieces: list[list[int]]) -> None:
@@ -99,6 +122,12 @@ class Prefill:
         mx.eval([cache.state for cache in self.cache])
 
 
+def stops(row: Row) -> Sequence[int]:
+    """Where a prefill of this row must pause before its end, ascending."""
+    last = len(row.job.prompt) - 1
+    return () if row.trail is None else [stop for stop in row.trail.stops if 0 < stop < last]
+
+
 class Decoding:
     """The rows that get one token a step."""
 
@@ -114,6 +143,19 @@ class Decoding:
     @property
     def cache(self) -> list[Any]:
         return self._cache
+
+    def place(self, row: Row) -> int | None:
+        """Where in `cache` a row is; None: it is alone, and the caches are plain ones."""
+        return None if self._plain else self.rows.index(row)
+
+    def held(self, row: Row) -> list[int]:
+        """The tokens that `cache` holds for a row, or will when the step under way is computed.
+
+        A step is launched before the tokens of the one before are read, so the newest token that was read
+        is in there too; it is not where the last step launched nothing, or before a row's first one.
+        """
+        text = row.job.prompt + row.tokens
+        return text if row.primed and self._next is not None else text[:-1]
 
     def join(self, prefill: Prefill) -> None:
         """Take over the rows of a finished prefill; they get their first token two steps from now."""
@@ -161,7 +203,7 @@ class Decoding:
         ready = []
         for row, token in zip(self.rows, tokens, strict=True):
             if row.primed:
-                row.produced += 1
+                row.tokens.append(token)
                 ready.append((row, token))
             else:
                 row.primed = True

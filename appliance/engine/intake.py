@@ -16,7 +16,7 @@ from typing import Any
 from appliance.engine import prompt
 from appliance.engine.link import Link
 from appliance.engine.pricing import FREE, Price
-from appliance.wire import Configure, Refused, Row, Step, Submit, WireError
+from appliance.wire import Configure, DropSession, ListSessions, Refused, Row, Step, Submit, WireError
 
 WAITING_LIMIT = 1024  # requests; the parent's own queue is far shorter
 
@@ -36,7 +36,12 @@ class Configured:
     """Limits have changed. An idle engine must hear of it: it may have to give memory back."""
 
 
-Command = prompt.Job | Cancelled | Configured | Stop
+@dataclass(frozen=True)
+class Woken:
+    """Something that was waited for is there: what a request needs of the disk has been read."""
+
+
+Command = prompt.Job | Cancelled | Configured | Stop | Woken | ListSessions | DropSession
 
 
 @dataclass(frozen=True)

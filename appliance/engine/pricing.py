@@ -4,10 +4,11 @@ Measured once, at warm-up, on the real cache objects: config.json may say one th
 allocate another. Three kinds of layer are told apart, as mlx-lm allocates them: caches that grow with the
 text, in steps of 256 tokens; rotating ones that stop at their window; and states of one size.
 
-A batch is padded: rows x longest. On top of that comes the larger of two things that never coincide: one
-layer a second time, since a cache that grows, takes in rows or loses some is copied layer by layer, and
-what a chunk of a prompt needs while it is computed, which the control plane forecasts
-(`Configure.workspace`). So one request at the full ceiling costs what the forecast let the engine in for.
+A batch is padded: rows x longest; several batches cost their sum. On top of that comes the larger of two
+things that never coincide: one layer of one batch a second time, since a cache that grows, takes in rows or
+loses some is copied layer by layer, and what a chunk of a prompt needs while it is computed, which the
+control plane forecasts (`Configure.workspace`). So one request at the full ceiling costs what the forecast
+let the engine in for.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def hold(tokens: int, batched: bool) -> int:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Rows that are padded to the longest of them, which comes to `tokens`, prompt and output."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Price:
     """base: bytes held while nothing runs. layers: of one row; none: not measured, and everything is free."""
 
@@ -65,28 +74,39 @@ class Price:
         held = hold(tokens, rows > 1)
         return rows * max(self.row_bytes(layer, held) for layer in self.layers)
 
-    def need(self, rows: int, tokens: int, limits: Configure) -> int:
-        """Bytes in all, at the worst moment of this batch's life."""
-        if not self.layers or not rows:
+    def need(self, batches: Sequence[Batch], limits: Configure) -> int:
+        """Bytes in all, at the worst moment of these batches' lives."""
+        if not self.layers or not batches:
             return self.base
         # In prefill a rotating cache holds a chunk more than its window.
         chunk = max(1, limits.prefill_chunk)
         beyond = chunk * sum(layer.per_token for layer in self.layers if layer.window is not None)
-        deciding = self.copied(rows, tokens) + rows * SAMPLING * self.vocabulary
-        return self.base + self.cache(rows, tokens) + beyond + max(deciding, limits.workspace)
+        held = sum(self.cache(batch.rows, batch.tokens) for batch in batches)
+        rows = sum(batch.rows for batch in batches)
+        copied = max(self.copied(batch.rows, batch.tokens) for batch in batches)
+        deciding = copied + rows * SAMPLING * self.vocabulary
+        return self.base + held + beyond + max(deciding, limits.workspace)
 
-    def fits(self, rows: int, tokens: int, limits: Configure) -> bool:
-        return not limits.memory or not self.layers or self.need(rows, tokens, limits) <= limits.memory
+    def one(self, tokens: int, limits: Configure) -> int:
+        """Bytes in all, of one request alone that comes to so many tokens."""
+        return self.need([Batch(1, tokens)], limits)
+
+    def fits(self, batches: Sequence[Batch], limits: Configure) -> bool:
+        return not limits.memory or not self.layers or self.need(batches, limits) <= limits.memory
+
+    def alone(self, tokens: int, limits: Configure) -> bool:
+        """Whether one request that comes to so many tokens fits where nothing else runs."""
+        return self.fits([Batch(1, tokens)], limits)
 
     def largest(self, limits: Configure) -> int:
         """Tokens, prompt and output together, of the longest request that runs alone within the limits."""
         most = limits.context
-        if self.fits(1, most, limits):
+        if self.alone(most, limits):
             return most
         low, high = 0, most  # `low` fits or is nothing, `high` does not fit
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.fits(1, middle, limits) else (low, middle)
+            low, high = (middle, high) if self.alone(middle, limits) else (low, middle)
         return low
 
 

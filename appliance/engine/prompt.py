@@ -236,7 +236,7 @@ def check_memory(job: Job, submit: Submit, limits: Configure, price: Price) -> N
     What a request may generate is reserved from its start, so the answer names both ways out: a shorter
     prompt, or a smaller max_tokens.
     """
-    if price.fits(1, job.total, limits):
+    if price.alone(job.total, limits):
         return
     prompt, most = len(job.prompt), price.largest(limits)
     if most < 2:
@@ -261,7 +261,7 @@ def check_memory(job: Job, submit: Submit, limits: Configure, price: Price) -> N
 
 def no_room(job: Job, limits: Configure, price: Price) -> Refusal:
     """The memory is too small for the request now, though perhaps not later."""
-    prompt, need = len(job.prompt), price.need(1, job.total, limits)
+    prompt, need = len(job.prompt), price.one(job.total, limits)
     return Refusal(
         "overloaded",
         f"this model may hold {limits.memory} bytes of memory for now, and a request of {prompt} prompt "

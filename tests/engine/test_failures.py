@@ -17,8 +17,9 @@ from appliance.engine.decode import Decoding, Prefill
 from appliance.engine.intake import Stop
 from appliance.engine.output import Output
 from appliance.engine.prompt import Job
+from appliance.engine.running import GIVE_UP, Exhausted
 from appliance.engine.sampling import Processor, Samplers
-from appliance.engine.schedule import GIVE_UP, Exhausted, Scheduler
+from appliance.engine.schedule import Scheduler
 from appliance.supervisor import endings
 
 

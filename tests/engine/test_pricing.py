@@ -15,7 +15,7 @@ from appliance.engine.choice import Choice
 from appliance.engine.decode import Decoding, Prefill, Row
 from appliance.engine.load import Model
 from appliance.engine.output import Output
-from appliance.engine.pricing import STEP, Price
+from appliance.engine.pricing import STEP, Batch, Price
 from appliance.engine.prompt import Job
 from appliance.engine.sampling import greedy
 from appliance.hub import find
@@ -86,11 +86,11 @@ def test_what_runs_alone_is_the_most_that_fits(model: Model) -> None:
     limits = wire.Configure(context=2048, prefill_chunk=CHUNK, workspace=2**20)
     assert model.price.largest(limits) == 2048, "without a limit"
     for tokens in (1, 256, 257, 1800):
-        need = model.price.need(1, tokens, limits)
+        need = model.price.one(tokens, limits)
         there = wire.Configure(context=2048, prefill_chunk=CHUNK, workspace=2**20, memory=need)
         assert tokens <= model.price.largest(there) < tokens + STEP or model.price.largest(there) == 2048
-        assert model.price.fits(1, model.price.largest(there), there)
-        assert not model.price.fits(1, tokens, wire.Configure(**{**fields(there), "memory": need - 1}))
+        assert model.price.alone(model.price.largest(there), there)
+        assert not model.price.alone(tokens, wire.Configure(**{**fields(there), "memory": need - 1}))
 
 
 @pytest.mark.parametrize("context", [512, 2048])
@@ -99,7 +99,7 @@ def test_one_request_at_the_ceiling_fits_into_what_the_forecast_let_the_engine_i
 ) -> None:
     priced = forecast.forecast(find(str(folder)), context=context, prefill_chunk=CHUNK, backend="cpu")
     limits = wire.Configure(context=context, prefill_chunk=CHUNK, workspace=priced.workspace)
-    assert model.price.need(1, context, limits) <= (priced.total - priced.process) * 1.01 + 2**16
+    assert model.price.one(context, limits) <= (priced.total - priced.process) * 1.01 + 2**16
 
 
 def fields(message: wire.Configure) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def fields(message: wire.Configure) -> dict[str, Any]:
 
 
 def test_nothing_is_refused_by_a_price_that_was_not_measured() -> None:
-    assert Price().fits(8, 10**6, wire.Configure(context=10**6, memory=1))
+    assert Price().fits([Batch(8, 10**6)], wire.Configure(context=10**6, memory=1))
 
 
 def test_base_is_what_is_held_while_nothing_runs(model: Model) -> None:
