@@ -10,6 +10,10 @@ What is held of keys and of values, for `bits` bits and groups of `group_size` e
     scales  (rows, heads, tokens, head size / group_size)    the model's own type
     biases  (rows, heads, tokens, head size / group_size)    the model's own type
 A token is quantised once, by itself, when it comes in; joining, leaving and cutting only move the triples.
+
+A step reads the triples. A chunk of a prompt gets them dequantised, one layer at a time: attention of many
+queries over triples took 7 times as long on the CPU backend (256 queries over 2,048 tokens; level at 3
+queries), and its matrix of scores would be written to memory where Metal's kernel never does that.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ Triple = tuple[Any, Any, Any]  # packed, scales, biases
 GROUPS = (64, 32)  # tried in this order; 128 would save another 3 % at 4 bits, and costs precision
 
 
+WHOLE = 8  # tokens taken in at once from which all that is held is given out dequantised
+
+
 class CannotQuantize(ValueError):
     """MLX has no groups that fit this model's heads."""
 
@@ -39,36 +46,73 @@ def group_size(keys: int, values: int) -> int:
     raise CannotQuantize(f"heads of {sizes} elements cannot be divided into groups of {GROUPS[-1]}")
 
 
-class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]  # mlx-lm has no types
+class _Quantized:
+    """What the plain and the batched form share."""
+
+    keys: Any  # Triple | None
+    values: Any
+    group_size: int
+    _bits: int
+    _whole: bool = False  # what was given out last is dequantised
+
+    @property
+    def bits(self) -> int:
+        """Not there after a chunk: mlx-lm's attention takes a cache that has `bits` to give out triples."""
+        if self._whole:
+            raise AttributeError("what was given out last is not quantised")
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self._bits = bits
+
+    def _given(self, held: tuple[Triple, Triple], tokens: int) -> tuple[Any, Any]:
+        """All that is held, for the attention of so many new tokens."""
+        self._whole = tokens >= WHOLE
+        if not self._whole:
+            return held
+        keys, values = (
+            mx.dequantize(*triple, group_size=self.group_size, bits=self._bits) for triple in held
+        )
+        return keys, values
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (*(self.keys or ()), *(self.values or ())))
+
+
+class QuantizedCache(_Quantized, QuantizedKVCache):  # type: ignore[misc]  # mlx-lm has no types
     """One row. group_size: chosen by the size of the heads, known when the first tokens come in."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(group_size=GROUPS[0], bits=bits)
 
-    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Triple, Triple]:
-        """Take in (1, heads, tokens, head size); all that is held, as triples."""
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Take in (1, heads, tokens, head size); all that is held, as triples or dequantised."""
+        self._whole = False
         if self.keys is None:
             self.group_size = group_size(keys.shape[-1], values.shape[-1])
-        held: tuple[Triple, Triple] = super().update_and_fetch(keys, values)
-        return held
+        return self._given(super().update_and_fetch(keys, values), keys.shape[2])
 
     def size(self) -> int:
         return int(self.offset)
 
     @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*(self.keys or ()), *(self.values or ())))
+    def state(self) -> Any:
+        return self.keys, self.values, self.offset, self.group_size, self._bits
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.keys, self.values, self.offset, self.group_size, self._bits = state
 
     @classmethod
     def merge(cls, caches: Sequence[QuantizedCache]) -> BatchQuantizedCache:
         return BatchQuantizedCache.merge(caches)
 
 
-class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no types
+class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]  # mlx-lm has no types
     """Several rows, padded on the left. Padding, offsets, masks and trimming are BatchKVCache's."""
 
-    keys: Any  # Triple | None
-    values: Any
     offset: Any  # (rows,) tokens of each row's own text
     left_padding: Any  # (rows,)
     _idx: int
@@ -79,13 +123,13 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
         self.bits = bits
         self.group_size = GROUPS[0]
 
-    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Triple, Triple]:
-        """Take in (rows, heads, tokens, head size); all that is held, as triples."""
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Take in (rows, heads, tokens, head size); all that is held, as triples or dequantised."""
         start, end = self._idx, self._idx + keys.shape[2]
         if self.keys is None:
             self.group_size = group_size(keys.shape[-1], values.shape[-1])
         new_keys, new_values = (
-            mx.quantize(new, group_size=self.group_size, bits=self.bits) for new in (keys, values)
+            mx.quantize(new, group_size=self.group_size, bits=self._bits) for new in (keys, values)
         )
         if self.keys is None or end > self.keys[0].shape[2]:
             self.keys = self._grown(self.keys, new_keys)
@@ -95,7 +139,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
                 array[..., start:end, :] = part
         self.offset = self.offset + keys.shape[2]
         self._idx = end
-        return self.keys_and_values()
+        return self._given(self.keys_and_values(), keys.shape[2])
 
     def _grown(self, held: Triple | None, new: Triple) -> Triple:
         """`held` with room for `new`, in whole steps."""
@@ -123,11 +167,11 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
 
     @property
     def state(self) -> Any:
-        return *super().state, self.bits, self.group_size
+        return *super().state, self._bits, self.group_size
 
     @state.setter
     def state(self, state: Any) -> None:
-        *rest, self.bits, self.group_size = state
+        *rest, self._bits, self.group_size = state
         BatchKVCache.state.fset(self, rest)
         self._right_padding = None
 
@@ -171,7 +215,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
 
     def extract(self, idx: int) -> QuantizedCache:
         """One row as a plain cache, copied out."""
-        cache = QuantizedCache(self.bits)
+        cache = QuantizedCache(self._bits)
         cache.group_size = self.group_size
         if self.keys is not None:
             start = self.left_padding.tolist()[idx]
@@ -186,7 +230,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
     def merge(cls, caches: Sequence[QuantizedCache]) -> BatchQuantizedCache:
         """Plain caches of several rows as one batch; some or all may be empty."""
         longest = max(cache.size() for cache in caches)
-        batch = cls([longest - cache.size() for cache in caches], caches[0].bits)
+        batch = cls([longest - cache.size() for cache in caches], caches[0]._bits)
         like = next((cache for cache in caches if cache.keys is not None), None)
         if not longest or like is None:
             return batch
@@ -203,10 +247,6 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]  # mlx-lm has no 
         batch.offset = batch.offset + longest
         batch._idx = longest
         return batch
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*(self.keys or ()), *(self.values or ())))
 
 
 def each(change: Callable[..., Any], *triples: Sequence[Any]) -> Triple:

@@ -15,6 +15,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 from appliance.engine import caches, layers
 from appliance.engine.quantized import (
+    WHOLE,
     BatchQuantizedCache,
     CannotQuantize,
     QuantizedCache,
@@ -115,7 +116,7 @@ def test_rows_that_join_leave_and_grow_stay_what_they_are_alone(data: st.DataObj
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("queries", [1, 5], ids=["a step", "a chunk"])
+@pytest.mark.parametrize("queries", [1, 5, 40], ids=["a step", "a short chunk", "a chunk"])
 @pytest.mark.parametrize("repeats", [1, 2], ids=["own keys", "shared keys"])
 def test_attention_over_a_batch_gives_each_row_what_it_gets_alone(
     bits: int, queries: int, repeats: int
@@ -134,6 +135,23 @@ def test_attention_over_a_batch_gives_each_row_what_it_gets_alone(
         got = cache.update_and_fetch(keys[one], values[one])
         alone = scaled_dot_product_attention(asked[one], *got, cache=cache, scale=0.125, mask=mask)
         assert mx.allclose(together[one], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_chunk_gets_what_is_held_dequantised_and_a_step_gets_triples(batched: bool) -> None:
+    cache: Any = filled(300, 8, 1)
+    if batched:
+        cache = QuantizedCache.merge([cache, filled(20, 8, 2)])
+    rows = 2 if batched else 1
+    keys, _ = cache.update_and_fetch(*tokens(rows, WHOLE, 3))
+    assert keys.shape == (rows, HEADS, 300 + WHOLE, WIDTH)
+    assert not hasattr(cache, "bits"), "mlx-lm's attention would take it for triples"
+    assert cache.state, "and what it holds can still be computed and copied"
+    triple = cache.keys_and_values()[0]
+    assert mx.array_equal(keys, mx.dequantize(*triple, group_size=64, bits=8))
+    step, _ = cache.update_and_fetch(*tokens(rows, 1, 4))
+    assert [part.dtype for part in step] == [mx.uint32, mx.float32, mx.float32]
+    assert cache.bits == 8
 
 
 @pytest.mark.parametrize("big", [0, 2**40], ids=["layer by layer", "at once"])
