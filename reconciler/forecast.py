@@ -139,11 +139,16 @@ def forecast(
     shape = kv_bytes_per_token(files.config, kv_bits=kv_bits, element_bytes=size)
     held = weights(files)
     kv = shape.row(context, prefill_chunk)
-    work = workspace(files.config, prefill_chunk, 1, context=context, backend=backend, element_bytes=size)
+    work = workspace(
+        files.config, prefill_chunk, 1, context=context, backend=backend, element_bytes=size, kv_bits=kv_bits
+    )
     total = held + kv + work + PROCESS
     grown = f"KV {context:,} tokens"
     if shape.per_token:
         grown += f" x {_human(shape.per_token)}"
+    if kv_bits is not None:
+        plain = kv_bytes_per_token(files.config, element_bytes=size)
+        grown += f" (kv_bits {kv_bits} saves {_human(plain.row(context, prefill_chunk) - kv)})"
     fixed = kv - shape.per_token * round_up(context)
     if fixed > 0:
         grown += f" + {_human(fixed)} fixed" if shape.per_token else f", {_human(fixed)} fixed"

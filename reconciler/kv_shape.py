@@ -73,6 +73,14 @@ _LAYER_TYPES = frozenset(
         "step3p5",
     ]
 )
+QUANTIZED_GROUPS = (
+    64,
+    32,
+)  # elements for each scale and bias: the engine takes the first that divides a head
+# Attention that mlx-lm computes in single operations on whole keys, and such with sinks: neither reads a
+# quantised cache.
+WRITTEN_OUT = frozenset({"gemma2"})
+SINKS = frozenset({"gpt_oss", "mimo_v2_flash"})
 # MLA whose mlx-lm code caches the expanded keys and values instead of the compressed latent.
 _MLA_EXPANDED = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
 
@@ -113,6 +121,7 @@ class KvShape:
     state: int = 0
     dtype_bytes: int = 2
     kv_bits: int | None = None
+    quantized_group: int = 64  # elements for each scale and bias
 
     @property
     def per_token(self) -> int:
@@ -135,11 +144,12 @@ class KvShape:
         return total
 
     def _bytes(self, group: CacheGroup) -> int:
-        """Bytes per token of all layers of the group. Quantized: a scale and a bias for each 64 elements."""
+        """Bytes per token of all layers of the group. Only what keeps every token is quantised."""
         elements = group.layers * group.elements
         if self.kv_bits is None or group.window is not None:
             return elements * self.dtype_bytes
-        return elements * self.kv_bits // 8 + elements * 2 * self.dtype_bytes // 64
+        scales_and_biases = 2 * self.dtype_bytes * elements // self.quantized_group
+        return elements * self.kv_bits // 8 + scales_and_biases
 
 
 def round_up(tokens: int, step: int = KV_STEP) -> int:
@@ -164,7 +174,10 @@ def dtype_bytes(config: Config, files: ModelFiles | None = None) -> int:
 def kv_bytes_per_token(
     config: Config, *, kv_bits: int | None = None, element_bytes: int | None = None
 ) -> KvShape:
-    """The shape of one row's cache. Raises ForecastError where the config lacks what it needs."""
+    """The shape of one row's cache. Raises ForecastError where the config lacks what it needs.
+
+    And where `kv_bits` asks for what this architecture cannot do: it would fail when it is loaded.
+    """
     text = language_part(config)
     size = element_bytes or dtype_bytes(config)
     if text.get("model_type") in _ENCODERS:
@@ -181,7 +194,31 @@ def kv_bytes_per_token(
     if elements < 0 or state < 0:
         raise ForecastError("config.json holds sizes below zero")
     shaped = tuple(CacheGroup(count, per, window) for (per, window), count in groups.items())
-    return KvShape(shaped, state, size, kv_bits)
+    if kv_bits is None:
+        return KvShape(shaped, state, size)
+    if all(group.window is not None for group in shaped):
+        raise _no_kv_bits(kv_bits, "none of its caches grows with the text, so it would save nothing")
+    return KvShape(shaped, state, size, kv_bits, _quantized_group(text, kv_bits))
+
+
+def _quantized_group(text: Config, kv_bits: int) -> int:
+    kind = text.get("model_type")
+    if kind in SINKS:
+        raise _no_kv_bits(kv_bits, "attention with sinks cannot read a quantised cache")
+    if kind in WRITTEN_OUT or (number(text, "kv_lora_rank") and kind not in _MLA_EXPANDED):
+        raise _no_kv_bits(kv_bits, f"the attention of {kind} cannot read a quantised cache")
+    heads = head_sizes(text)
+    for size in QUANTIZED_GROUPS:
+        if all(head % size == 0 for head in heads):
+            return size
+    sizes = " and ".join(str(head) for head in sorted(set(heads)))
+    raise _no_kv_bits(
+        kv_bits, f"heads of {sizes} elements cannot be divided into groups of {QUANTIZED_GROUPS[-1]}"
+    )
+
+
+def _no_kv_bits(kv_bits: int, why: str) -> ForecastError:
+    return ForecastError(f"this model does not run with kv_bits: {kv_bits}; remove `kv_bits`: {why}")
 
 
 def own_context(config: Config) -> int | None:
@@ -228,13 +265,21 @@ def head_dim(text: Config) -> int:
     return number(text, "head_dim") or need(text, "hidden_size") // need(text, "num_attention_heads")
 
 
+def head_sizes(text: Config) -> tuple[int, int]:
+    """Elements of one head's key and value, as they are cached."""
+    rope = number(text, "qk_rope_head_dim")
+    if number(text, "kv_lora_rank") and rope and text.get("model_type") in _MLA_EXPANDED:
+        value = number(text, "v_head_dim", default=head_dim(text))
+        return need(text, "qk_nope_head_dim") + rope, value
+    return head_dim(text), head_dim(text)
+
+
 def _elements(text: Config) -> int:
     """Key and value elements per token of one attention layer."""
     rank, rope = number(text, "kv_lora_rank"), number(text, "qk_rope_head_dim")
     if rank and rope:
         if text.get("model_type") in _MLA_EXPANDED:
-            nope, value = need(text, "qk_nope_head_dim"), number(text, "v_head_dim", default=head_dim(text))
-            return need(text, "num_attention_heads") * (nope + rope + value)
+            return need(text, "num_attention_heads") * sum(head_sizes(text))
         return rank + rope + number(text, "index_head_dim")  # a second cache of keys that select tokens
     per_layer = text.get("num_key_value_heads")
     if isinstance(per_layer, (list, tuple)):  # priced as the largest

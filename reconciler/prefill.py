@@ -5,7 +5,8 @@ float32 models of 128 to 768 wide, 2 to 8 layers, chunks of 128 to 512 and conte
 tokens; each factor comes from pairs that differ in one size. The peak does not depend on the number of
 layers. Over Qwen3 shapes the sum came to 1.01 to 1.11 times the measured one, over 15 other
 architectures to 0.98 to 1.4 times; `tests/reconciler/forecast` measures again. On Metal attention is
-fused for some head sizes, and the score matrix never exists; the rest is taken to be the same. Pure.
+fused for some head sizes, and the score matrix never exists; the rest is taken to be the same. A quantised
+cache is dequantised for a chunk's attention, one layer at a time. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Literal
 from reconciler.kv_shape import (
     NAMES,
     PREFILL_CHUNK,
+    SINKS,
+    WRITTEN_OUT,
     Config,
     dtype_bytes,
     head_dim,
@@ -33,10 +36,7 @@ DEFAULT_BACKEND: Backend = "metal" if sys.platform == "darwin" else "cpu"
 
 # Head sizes for which Metal's attention kernel never writes the score matrix to memory in prefill.
 _FUSED_HEADS = frozenset({64, 80, 128})
-# Attention that mlx-lm writes out in single operations, because of soft-capped scores and the like.
-_WRITTEN_OUT = frozenset({"gemma2"})
-# Attention with sinks; unfused, the scores are copied to append and to drop the sink's column.
-_SINKS = frozenset({"gpt_oss", "mimo_v2_flash"})
+# Attention with sinks, unfused, copies the scores to append and to drop the sink's column.
 
 # Elements per token of the chunk, as multiples of the width named.
 _HIDDEN, _QUERIES, _MLP, _CLAMPED_MLP, _INNER = 6, 6, 2.5, 5, 16
@@ -54,6 +54,7 @@ def workspace(
     context: int = 4096,
     backend: Backend = DEFAULT_BACKEND,
     element_bytes: int | None = None,
+    kv_bits: int | None = None,
 ) -> int:
     """Bytes for a chunk of `rows` prompts whose cache holds `context` tokens. Raises ForecastError.
 
@@ -71,8 +72,10 @@ def workspace(
     elif "state" in kinds:
         mixed = max(mixed, _scan(text, chunk))
     per_token = _HIDDEN * need(text, "hidden_size") + int(_mlp(text))
-    shape = kv_bytes_per_token(config, element_bytes=size)
+    shape = kv_bytes_per_token(config, kv_bits=kv_bits, element_bytes=size)
     growth = context * shape.layer_per_token  # a cache that grows is copied, one layer at a time
+    if kv_bits is not None:
+        growth += context * kv_bytes_per_token(config, element_bytes=size).layer_per_token
     mask = chunk * context
     logits = 3 * 4 * number(text, "vocab_size")
     return rows * (chunk * per_token * size + mixed + growth + mask + logits)
@@ -89,8 +92,8 @@ def _attention(text: Config, chunk: int, context: int, size: int, backend: Backe
         windows = [window for window in layers(text) if isinstance(window, int)]
         full = any(layer in ("full", "both") for layer in layers(text))
         seen = context if full or not windows else min(context, max(windows) + chunk)
-        fused = backend == "metal" and width in _FUSED_HEADS and kind not in _WRITTEN_OUT
-        copies = 0 if fused else 3 if kind in _SINKS else 1
+        fused = backend == "metal" and width in _FUSED_HEADS and kind not in WRITTEN_OUT
+        copies = 0 if fused else 3 if kind in SINKS else 1
         scores = copies * heads * chunk * seen * size
     return scores + _QUERIES * heads * width * chunk * size
 

@@ -52,7 +52,7 @@ def size_of(form: Model, files: ModelFiles | None, spec: Spec) -> Size:
         return _unknown("its files are not there yet")
     key = (files.fingerprint, files.path, digest(form))
     try:
-        return _priced(_Files(key, files), form.context, ceiling, _chunk(form))
+        return _priced(_Files(key, files), form.context, ceiling, _chunk(form), form.kv_bits)
     except forecast.ForecastError as error:
         return _unknown(str(error))
 
@@ -82,18 +82,20 @@ class _Files:
 
 
 @lru_cache(maxsize=64)
-def _priced(held: _Files, context: int | str, ceiling: int | None, chunk: int) -> Size:
+def _priced(held: _Files, context: int | str, ceiling: int | None, chunk: int, kv_bits: int | None) -> Size:
     files = held.files
     declared: int | Literal["auto"] = context if isinstance(context, int) else "auto"
     own = own_context(files.config)
 
     @lru_cache(maxsize=256)
     def price(tokens: int) -> forecast.Forecast:
-        return forecast.forecast(files, context=tokens, prefill_chunk=chunk)
+        return forecast.forecast(files, context=tokens, prefill_chunk=chunk, kv_bits=kv_bits)
 
     @lru_cache(maxsize=64)
     def fit(room: int) -> tuple[int, str]:
-        found = forecast.fit_context(files, room, declared, own, ceiling, prefill_chunk=chunk)
+        found = forecast.fit_context(
+            files, room, declared, own, ceiling, prefill_chunk=chunk, kv_bits=kv_bits
+        )
         if found.fits:
             return found.effective, found.why
         return floor, f"the least it may have; {found.why}"

@@ -21,8 +21,10 @@ load_openblas()  # before MLX is imported: ten times faster
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 from mlx_lm.generate import BatchGenerator  # noqa: E402
-from mlx_lm.models.cache import KVCache  # noqa: E402
 from mlx_lm.utils import _get_classes, load_model  # noqa: E402
+
+from appliance.engine import caches  # noqa: E402
+from appliance.engine.quantized import QuantizedCache  # noqa: E402
 
 OUTPUT = 4  # tokens
 
@@ -39,7 +41,7 @@ def save(config: dict[str, Any], folder: Path) -> None:
     )
 
 
-def measure(folder: Path, chunk: int, lengths: list[int]) -> dict[str, int]:
+def measure(folder: Path, chunk: int, lengths: list[int], kv_bits: int | None = None) -> dict[str, int]:
     """Bytes: weights once loaded, the cache at its largest, the peak of everything."""
     before = mx.get_active_memory()
     model, config = load_model(folder)
@@ -51,7 +53,8 @@ def measure(folder: Path, chunk: int, lengths: list[int]) -> dict[str, int]:
     words = config.get("vocab_size") or config["text_config"]["vocab_size"]
     chance = random.Random(0)
     prompts = [[chance.randrange(words) for _ in range(length - OUTPUT)] for length in lengths]
-    generator.insert(prompts, max_tokens=[OUTPUT] * len(lengths))
+    empty = [caches.make(model, kv_bits) for _ in lengths]
+    generator.insert(prompts, max_tokens=[OUTPUT] * len(lengths), caches=empty)
     finished, cache = 0, 0
     while finished < len(lengths):
         _, rows = generator.next()
@@ -65,9 +68,9 @@ def measure(folder: Path, chunk: int, lengths: list[int]) -> dict[str, int]:
 
 def quantized(bits: int, heads: int, width: int, tokens: int) -> int:
     """Bytes of one layer's cache of so many tokens, quantized from half precision."""
-    cache = KVCache()
+    cache = QuantizedCache(bits)
     cache.update_and_fetch(*(mx.zeros((1, heads, tokens, width), mx.float16) for _ in range(2)))
-    return int(cache.to_quantized(bits=bits).nbytes)
+    return cache.nbytes
 
 
 def main() -> None:
@@ -78,7 +81,8 @@ def main() -> None:
             continue
         place = folder / str(number)
         save(case["config"], place)
-        print(json.dumps(measure(place, case["chunk"], case["lengths"])), flush=True)
+        seen = measure(place, case["chunk"], case["lengths"], case.get("kv_bits"))
+        print(json.dumps(seen), flush=True)
 
 
 if __name__ == "__main__":

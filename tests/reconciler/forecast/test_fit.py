@@ -74,6 +74,20 @@ def test_the_sum_can_be_read_by_a_person() -> None:
     )
 
 
+def test_what_quantised_keys_and_values_save_can_be_read_too() -> None:
+    plain = forecast.forecast(FILES, context=32768, backend="metal")
+    seen = forecast.forecast(FILES, context=32768, backend="metal", kv_bits=8)
+    assert seen.kv_one_request == plain.kv_one_request * 68 // 128
+    assert "KV 32,768 tokens x 51 KiB (kv_bits 8 saves 1.4 GiB) = 1.6 GiB" in seen.arithmetic
+
+
+def test_a_quantised_cache_is_dequantised_one_layer_at_a_time_and_stays_fused() -> None:
+    plain = forecast.workspace(MOE, 512, context=32768, backend="metal")
+    quantised = forecast.workspace(MOE, 512, context=32768, backend="metal", kv_bits=8)
+    layer = 2 * 4 * 128 * 2  # bytes of keys and values for each token
+    assert quantised - plain == 32768 * layer * 68 // 128
+
+
 def test_fused_attention_needs_less_than_the_score_matrix() -> None:
     metal = forecast.workspace(MOE, 512, context=32768, backend="metal")
     cpu = forecast.workspace(MOE, 512, context=32768, backend="cpu")

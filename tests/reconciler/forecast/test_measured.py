@@ -42,10 +42,19 @@ def run(folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, int]]:
 class Measured:
     """One case beside its forecast."""
 
-    def __init__(self, files: ModelFiles, chunk: int, lengths: list[int], seen: dict[str, int]) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        chunk: int,
+        lengths: list[int],
+        seen: dict[str, int],
+        kv_bits: int | None = None,
+    ) -> None:
         self.files, self.seen = files, seen
-        self.forecast = forecast.forecast(files, context=max(lengths), prefill_chunk=chunk, backend="cpu")
-        self.rows = forecast.rows_bytes(files.config, lengths, element_bytes=4)
+        self.forecast = forecast.forecast(
+            files, context=max(lengths), prefill_chunk=chunk, backend="cpu", kv_bits=kv_bits
+        )
+        self.rows = forecast.rows_bytes(files.config, lengths, element_bytes=4, kv_bits=kv_bits)
 
     @property
     def total(self) -> float:
@@ -53,13 +62,16 @@ class Measured:
         return (self.forecast.total - self.forecast.process) / self.seen["peak"]
 
 
-def measured(folder: Path, cases: dict[str, tuple[dict[str, Any], int, list[int]]]) -> dict[str, Measured]:
+def measured(
+    folder: Path, cases: dict[str, tuple[dict[str, Any], int, list[int]]], kv_bits: int | None = None
+) -> dict[str, Measured]:
     asked = [
-        {"config": config, "chunk": chunk, "lengths": lengths} for config, chunk, lengths in cases.values()
+        {"config": config, "chunk": chunk, "lengths": lengths, "kv_bits": kv_bits}
+        for config, chunk, lengths in cases.values()
     ]
     seen = run(folder, asked)
     return {
-        name: Measured(find(str(folder / str(number))), chunk, lengths, seen[number])
+        name: Measured(find(str(folder / str(number))), chunk, lengths, seen[number], kv_bits)
         for number, (name, (_, chunk, lengths)) in enumerate(cases.items())
     }
 
@@ -80,6 +92,24 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
     cases = {name: (config, CHUNK, [CONTEXT]) for name, config in ARCHITECTURES.items()}
     return measured(tmp_path_factory.mktemp("others"), cases)
+
+
+QUANTIZED = {
+    "chunks": (QWEN3["small"], CHUNK, [CONTEXT]),
+    "many keys": (QWEN3["deep"], CHUNK, [CONTEXT]),
+    "long": (QWEN3["small"], 512, [2048]),
+    "small groups": (ARCHITECTURES["llama"], CHUNK, [CONTEXT]),
+    "rows": (QWEN3["small"], CHUNK, [1024, 64, 64, 64]),
+    "windows": (ARCHITECTURES["gemma3_text"], CHUNK, [CONTEXT]),
+    "states": (ARCHITECTURES["qwen3_next"], CHUNK, [CONTEXT]),
+}
+
+
+@pytest.fixture(scope="module", params=[4, 8])
+def quantized(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Measured]:
+    return measured(tmp_path_factory.mktemp("quantized"), QUANTIZED, request.param)
 
 
 SIZES = [f"{size} {length}" for size in QWEN3 for length in CONTEXTS if (size, length) != ("wide", "long")]
@@ -126,6 +156,27 @@ def test_other_architectures_keep_the_cache_that_was_forecast(others: dict[str, 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_other_architectures_are_never_forecast_short(others: dict[str, Measured], name: str) -> None:
     assert 0.90 <= others[name].total <= 1.5
+
+
+@pytest.mark.parametrize("name", ["chunks", "many keys", "long", "small groups", "states"])
+def test_a_quantized_cache_is_forecast_to_the_byte(quantized: dict[str, Measured], name: str) -> None:
+    assert quantized[name].forecast.kv_one_request == quantized[name].seen["cache"]
+
+
+def test_a_batch_of_quantized_rows_costs_rows_times_the_longest(quantized: dict[str, Measured]) -> None:
+    assert quantized["rows"].rows == pytest.approx(quantized["rows"].seen["cache"], rel=0.10)
+
+
+def test_windows_beside_quantized_layers_stay_as_they_are(quantized: dict[str, Measured]) -> None:
+    case = quantized["windows"]
+    assert case.forecast.kv_one_request == pytest.approx(case.seen["cache"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "rows"])
+def test_the_whole_of_a_quantized_model_is_neither_short_nor_much_too_much(
+    quantized: dict[str, Measured], name: str
+) -> None:
+    assert 0.90 <= quantized[name].total <= 1.25
 
 
 def test_a_quantized_cache_costs_what_mlx_makes_of_it(tmp_path: Path) -> None:

@@ -146,6 +146,41 @@ def test_a_quantized_cache_has_a_scale_and_a_bias_for_each_64(bits: int, bytes_f
     assert kv_bytes_per_token(LLAMA_8B, kv_bits=bits).per_token == per_token * bytes_for_64 // 64
 
 
+@pytest.mark.parametrize(
+    ("heads", "bytes_for_head"),
+    [(128, 128 + 2 * 4), (96, 96 + 3 * 4), (32, 32 + 4)],  # groups of 64 where they fit, else of 32
+)
+def test_heads_that_groups_of_64_do_not_fit_get_groups_of_32(heads: int, bytes_for_head: int) -> None:
+    config = {**LLAMA_8B, "head_dim": heads}
+    assert kv_bytes_per_token(config, kv_bits=8).per_token == 32 * 2 * 8 * bytes_for_head
+
+
+def test_only_layers_that_keep_every_token_are_quantized() -> None:
+    plain, eight = kv_bytes_per_token(GEMMA3_4B), kv_bytes_per_token(GEMMA3_4B, kv_bits=8)
+    assert eight.per_token == plain.per_token * 68 // 128
+    assert plain.row(4096) - eight.row(4096) == 4096 * (plain.per_token - eight.per_token)
+    assert kv_bytes_per_token(QWEN3_NEXT, kv_bits=4).state == kv_bytes_per_token(QWEN3_NEXT).state
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({**LLAMA_8B, "head_dim": 80}, "heads of 80 elements"),
+        (GPT_OSS, "sinks"),
+        (DEEPSEEK_V3, "attention of deepseek_v3"),
+        ({**LLAMA_8B, "model_type": "gemma2"}, "attention of gemma2"),
+        ({"model_type": "mamba2", "num_hidden_layers": 2, "num_heads": 8, "head_dim": 64}, "save nothing"),
+    ],
+)
+def test_what_cannot_be_quantized_says_what_to_do(config: Config, why: str) -> None:
+    with pytest.raises(ForecastError, match=f"kv_bits: 8; remove `kv_bits`.*{why}"):
+        kv_bytes_per_token(config, kv_bits=8)
+
+
+def test_expanded_mla_can_be_quantized() -> None:
+    assert kv_bytes_per_token(DEEPSEEK_V2_LITE, kv_bits=8).quantized_group == 64
+
+
 def test_an_encoder_keeps_no_cache() -> None:
     bert = {"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
     assert kv_bytes_per_token(bert).row(512) == 0
