@@ -5,6 +5,7 @@ ARGS ?=
 SEED ?= 1
 FAULTS ?= 300
 MINUTES ?= 10
+WORKERS ?= logical
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -18,8 +19,9 @@ help: ## list the verbs
 up: $(READY) ## install what is needed, then serve what lmx.yaml says (FILE=other.yaml for another)
 	@exec $(BIN)/lmx up -f $(FILE)
 
-test: lint ## lint, types, import contract, then every test (ARGS="-k swap" for some)
-	$(BIN)/python -m pytest -q $(ARGS)
+# Workers that are done take tests from those that are not. Eight at most: each runs appliances and engines of its own.
+test: lint ## lint, types, import contract, then every test (ARGS="-k swap" for some, WORKERS=0 for one after another)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, mypy and the import contract
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ def test_the_demo_models_are_small() -> None:
     assert size(MINI) < size(DEMO) <= 4_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_both_models_pass_their_whole_check() -> None:
     """Every trained question, every paraphrase and a draw of conversations, decoded greedily in batches."""

@@ -55,7 +55,8 @@ async def _swap_under_load(machine: Machine, spec: dict[str, Any]) -> list[Answe
     return traffic.answers
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("memory", [{}, SMALL_BUDGET], ids=["beside", "drain_first"])
 def test_sixteen_clients_stream_through_twenty_swaps(machine: Machine, memory: dict[str, Any]) -> None:
     spec = machine.spec(memory=memory) if memory else machine.spec()
