@@ -93,7 +93,10 @@ class Reuse(Protocol):
         """
 
     def ended(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
-        """As `grown`, at the row's end (finished or cancelled): the rest is kept too. The trail is over."""
+        """As `grown`, at the row's end (finished or cancelled): the rest is kept too. The trail is over.
+
+        Not called for a row that computed nothing, or whose step or chunk failed: its trail is just let go.
+        """
 
     def turn(self) -> None:
         """Once a turn, when the step before has been read: hand finished copies to the writer. Cheap."""

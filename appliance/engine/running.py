@@ -144,7 +144,7 @@ class Running:
         try:
             tokens = prefill.advance(chunk)
             for index, row in enumerate(prefill.rows):
-                if row.trail is not None:
+                if row.trail is not None and tokens:
                     place = None if prefill.plain else index
                     self._reuse.grown(row.trail, prefill.cache, place, prefill.held(row))
         except Exception as error:
