@@ -17,7 +17,16 @@ from reconciler.backoff import Ledger
 from reconciler.changes import changes
 from reconciler.decide import Desired, forms
 from reconciler.loader import SpecError, load_text
-from reconciler.observed import EngineObs, EngineState, ListenerObs, MemoryObs, Observed, Route, RoutingTable
+from reconciler.observed import (
+    CacheObs,
+    EngineObs,
+    EngineState,
+    ListenerObs,
+    MemoryObs,
+    Observed,
+    Route,
+    RoutingTable,
+)
 from reconciler.plan import plan
 from reconciler.preview import preview as run_forward
 from reconciler.spec import Spec
@@ -72,6 +81,7 @@ def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed
                 state=EngineState.READY,
                 since=0.0,
                 memory_bytes=model["memory"]["measured_bytes"] or 0,
+                cache=CacheObs(memory_bytes=model["memory"].get("cached_bytes") or 0),
             )
         )
     server = desired.spec.server

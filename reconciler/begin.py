@@ -64,29 +64,31 @@ def _next(
         return None
     strategy = desired.spec.swap.strategy
     weight = present_bytes(seen, choices, desired)
-    used = {e.id: e.memory_bytes for e in seen.engines if e.state is not EngineState.EXITED}
+    there = [e for e in seen.engines if e.state is not EngineState.EXITED]
+    used = {e.id: e.memory_bytes for e in there}
+    lent = {e.id: e.memory_bytes - e.firm_bytes for e in there}
     replaced = {choice.holding.id} if choice.holding is not None else set()
     if choice.why == "active":
         replaced |= {c.engine.id for c in choices if c.engine is not None and passing(c, choices)}
     leaving = weight.keys() - kept
     need = choice.size.at_floor
     room = _Room(need, limit_of(choice, desired, seen, limit), sum(weight.values()), seen)
-    if room.fits(0, 0) and not (strategy == "drain_first" and (replaced or leaving)):
+    if room.fits(0, sum(lent.values())) and not (strategy == "drain_first" and (replaced or leaving)):
         return choice, set()
     arithmetic = choice.size.arithmetic(choice.size.floor_context)
     returning = choice.name in desired.strain.returning
     if not replaced:
         if leaving:
             return None
-        return choice, _too_little(room.words(arithmetic, 0, 0), seen, returning)
+        return choice, _too_little(room.words(arithmetic, 0, sum(lent.values())), seen, returning)
     if strategy == "beside":
-        words = room.words(arithmetic, 0, 0)
+        words = room.words(arithmetic, 0, sum(lent.values()))
         words = f"swap.strategy is beside, and {words}; use swap.strategy auto or raise memory.budget"
         return choice, _too_little(words, seen, returning)
     if choice.trial:
         return choice, known.would_interrupt(choice.form)
     goes = replaced | leaving
-    gone, freed = sum(weight[e] for e in goes), sum(used[e] for e in goes)
+    gone, freed = sum(weight[e] for e in goes), sum(used[e] if e in goes else lent[e] for e in used)
     if not room.fits(gone, freed):
         return choice, _too_little(room.words(arithmetic, gone, freed), seen, returning)
     return choice, replaced
@@ -102,7 +104,8 @@ class _Room:
     seen: Observed
 
     def fits(self, gone: int, freed: int) -> bool:
-        """Once engines that count with `gone`, and use `freed`, have left."""
+        """Once engines that count with `gone` have left, and `freed` is free that was not: what those used,
+        and the prompt caches of the others."""
         return self._in_budget(gone) and self._in_machine(freed)
 
     def words(self, arithmetic: str, gone: int, freed: int) -> str:

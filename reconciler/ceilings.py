@@ -3,7 +3,8 @@
 What the spec declares and the forecast found, lowered by the steps that are in force. Each engine gets an
 allowance besides, the bytes that MLX may hold in it: what one request at its context needs, and an even
 share of what is left under `memory.budget x memory.warning` once everything has that. It shrinks before a
-newcomer loads, because every chosen model counts from the moment that it is chosen.
+newcomer loads, because every chosen model counts from the moment that it is chosen. Part of it may be lent to
+the engine's prompt cache, see `lending`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reconciler import lending
 from reconciler.choice import Choice, Desired
 from reconciler.forecast import PROCESS
 from reconciler.forms import form_of
@@ -52,16 +54,21 @@ def ceilings(desired: Desired, seen: Observed, choices: list[Choice], kept: Set[
             held[engine.id] = need
         taken += allowance(engine) if need is None else need
     share = max(0, limit - taken) // max(1, len(lasting) + len(held)) // QUANTUM * QUANTUM
+    cached = lending.share_of(desired, seen, choices, len(lasting) + len(others))
     out, limits = [], {}
     for choice in choices:
         if choice.name in names:
-            choice = _with_limits(choice, desired, share)
+            choice = _with_limits(choice, desired, share, cached)
             if choice.engine is not None and choice.limits is not None:
                 limits[choice.engine.id] = choice.limits
         out.append(choice)
     for engine in others:
         if engine.id in held and engine.limits is not None:
-            limits[engine.id] = _shrunk(engine.limits, held[engine.id] + share, desired)
+            limits[engine.id] = _shrunk(engine, engine.limits, held[engine.id] + share, cached, desired)
+        elif engine.limits is not None and (lending.given_back(engine) or engine.id in kept):
+            most = 0 if lending.given_back(engine) else cached  # its files have gone: no more is known
+            held_now = engine.limits.cache_memory_bytes
+            limits[engine.id] = replace(engine.limits, cache_memory_bytes=min(held_now, most))
     return Ceilings(out, limits)
 
 
@@ -85,17 +92,23 @@ def _need_as_it_runs(engine: EngineObs, desired: Desired, seen: Observed) -> int
     return size.at(engine.limits.context) + COPIES if size.problem is None else None
 
 
-def _shrunk(limits: Limits, need: int, desired: Desired) -> Limits:
+def _shrunk(engine: EngineObs, limits: Limits, need: int, cached: int, desired: Desired) -> Limits:
     """Of an engine that leaves soon: it gives back what the newcomer may need, and nothing else changes.
 
     It still serves all requests until then: of what is left it keeps its share.
     """
     memory = min(limits.memory_bytes or need, max(1, need - PROCESS))
     buffers = min(limits.buffer_cache_bytes, _buffers(memory, desired))
-    return replace(limits, memory_bytes=memory, buffer_cache_bytes=buffers)
+    shrunk = replace(limits, memory_bytes=memory, buffer_cache_bytes=buffers)
+    return _with_cache(shrunk, cached, engine.info.weights_bytes if engine.info is not None else 0, desired)
 
 
-def _with_limits(choice: Choice, desired: Desired, share: int) -> Choice:
+def _with_cache(limits: Limits, share: int, weights: int, desired: Desired) -> Limits:
+    memory = lending.within(limits, share, weights, COPIES)
+    return replace(limits, cache_memory_bytes=memory, cache_disk_bytes=desired.spec.cache.disk)
+
+
+def _with_limits(choice: Choice, desired: Desired, share: int, cached: int) -> Choice:
     form, size = choice.form, choice.size
     assert form is not None
     assert size is not None
@@ -117,7 +130,9 @@ def _with_limits(choice: Choice, desired: Desired, share: int) -> Choice:
         workspace_bytes=size.workspace(context),
         buffer_cache_bytes=_buffers(memory, desired),
         wired_bytes=_wired(choice.engine, size, _need(choice), desired),
+        prefill_auto=form.prefill_chunk == "auto",
     )
+    limits = _with_cache(limits, cached, size.weights, desired)
     lowered = f"memory: {rows} of {form.concurrency} rows" if rows < form.concurrency else ""
     return replace(choice, limits=limits, context_why=why, concurrency_why=lowered)
 

@@ -59,6 +59,7 @@ class Limits:
     context_declared: int | None = None
     concurrency: int = 8
     prefill_chunk: int = 512
+    prefill_auto: bool = True  # prefill_chunk is an upper bound, and the engine chooses by load
     sampling: Mapping[str, Any] = field(
         default_factory=empty
     )  # defaults: temperature, top_p, top_k, ..., max_tokens
@@ -68,6 +69,8 @@ class Limits:
     workspace_bytes: int = 0  # of that, kept free for a chunk of prompt at full context
     buffer_cache_bytes: int = 2**30  # freed buffers MLX may keep; 0 gives all back
     wired_bytes: int = 0  # macOS: wired into physical memory; 0: none
+    cache_memory_bytes: int = 0  # prompt cache in memory, within memory_bytes; 0 drops what is there
+    cache_disk_bytes: int = 0  # prompt cache on disk, over all models; 0: the disk is not used
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,38 @@ class EngineInfo:
     batch_why: str | None
     backend: str
     working_set_bytes: int = 0  # Metal's recommended working set; 0 where there is no Metal
+
+
+@dataclass(frozen=True)
+class CacheObs:
+    """An engine's prompt cache, as its last beat told. Counters are since the engine's start.
+
+    A request is a hit of the slowest tier that gave it something, else a miss. disk: off also means not
+    opened yet. why: of failed.
+    """
+
+    memory_bytes: int = 0  # lent: they go when something else needs the room
+    disk_bytes: int = 0  # of this model
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    tokens: int = 0  # prompt tokens that were not computed again
+    disk: Literal["off", "ready", "failed"] = "off"
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class WarmupObs:
+    """An engine's way through `models.*.warmup`, between probe and traffic. failed: name and why."""
+
+    names: tuple[str, ...] = ()
+    done: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def running(self) -> str | None:
+        return self.names[self.done] if self.done < len(self.names) else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +141,18 @@ class EngineObs:
     waiting: int = 0  # of its leases, those that it has not begun
     saturation: float | None = None  # share of the last seconds that the device worked for it
     start_s: float | None = None  # from spawn to ready
+    cache: CacheObs = CacheObs()
+    warmup: WarmupObs = WarmupObs()
+
+    @property
+    def firm_bytes(self) -> int:
+        """memory_bytes less what is only lent to the prompt cache and goes when a newcomer needs it.
+
+        Of an engine that ends, nothing goes before all of it does.
+        """
+        if self.state in (EngineState.STOPPING, EngineState.EXITED):
+            return self.memory_bytes
+        return max(0, self.memory_bytes - self.cache.memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -222,3 +269,4 @@ class Observed:
     )  # on_demand models with a waiting request -> since when
     last_used: Mapping[str, float] = field(default_factory=empty)  # engine id -> when its last request ended
     service: Mapping[str, Service] = field(default_factory=empty)  # model -> how it has served
+    cache_problem: str | None = None  # why the folder of the disk cache cannot be used

@@ -181,7 +181,8 @@ def _paths(table: RoutingTable) -> tuple[object, ...]:
 def _limits(decision: Decision, seen: Observed) -> Iterator[Action]:
     for engine in seen.engines:
         limits = decision.limits.get(engine.id)
-        if limits is None or engine.limits is None or engine.limits == limits or engine.state not in LIVE:
+        there = engine.state in LIVE or engine.state is EngineState.DRAINING
+        if limits is None or engine.limits is None or engine.limits == limits or not there:
             continue
         yield Configure(
             engine=engine.id,
@@ -200,7 +201,10 @@ def _limits_reason(old: Limits, new: Limits, choice: Choice | None) -> str:
     ]
     if dict(old.sampling) != dict(new.sampling):
         parts.append("sampling defaults")
-    for key in ("memory_bytes", "buffer_cache_bytes", "wired_bytes"):
+    for key in (
+        *("memory_bytes", "buffer_cache_bytes", "wired_bytes"),
+        *("cache_memory_bytes", "cache_disk_bytes"),
+    ):
         before, now = getattr(old, key), getattr(new, key)
         if before != now:
             parts.append(f"{key.removesuffix('_bytes').replace('_', ' ')} {gib(before)} -> {gib(now)}")

@@ -176,11 +176,12 @@ def _calm(before: Pressure, level: Level, reading: Reading, policy: Policy) -> b
     """Whether a step may be undone, if it stays like this.
 
     Steps that only other programs caused wait for them alone: a model that fills its budget to just under
-    `warning` would otherwise stay throttled for good after a stranger's one bad minute.
+    `warning` would otherwise stay throttled for good after a stranger's one bad minute. So would one whose
+    prompt cache fills what is free: that is lent, and no reason to stay on a step.
     """
     if level != "normal" or reading.budget_bytes <= 0:
         return False
-    return not before.ours or not _reaches(reading, policy.recover)
+    return not before.ours or not _reaches(_without(reading, reading.lent_bytes), policy.recover)
 
 
 def _since(before: float | None, holds: bool, now: float) -> float | None:

@@ -29,7 +29,8 @@ class EngineReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """The machine at one moment. used: engines and parent. system: what the system itself says, and why."""
+    """The machine at one moment. used: engines and parent. system: what the system itself says, and why.
+    lent: of used, what prompt caches hold and give back when anything else needs it."""
 
     at: float
     budget_bytes: int
@@ -40,6 +41,7 @@ class Reading:
     system_why: str = ""
     heat: str | None = None  # one of names.HEAT
     engines: tuple[EngineReading, ...] = ()
+    lent_bytes: int = 0
 
 
 @dataclass(frozen=True)

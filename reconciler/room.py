@@ -97,12 +97,15 @@ def floor_bytes(choice: Choice) -> int:
     """The least this choice takes. Of a running model whose files are gone: what it uses."""
     assert choice.size is not None
     if choice.size.problem is not None:
-        return choice.engine.memory_bytes if choice.engine is not None else 0
+        return choice.engine.firm_bytes if choice.engine is not None else 0
     return choice.size.at_floor
 
 
 def present_bytes(seen: Observed, choices: list[Choice], desired: Desired) -> dict[str, int]:
-    """What each engine must be counted with now: what it uses, and at least what it was let in for."""
+    """What each engine must be counted with now: what it uses, and at least what it was let in for.
+
+    Without its prompt cache: that memory is lent, and given back before anything else loads (question 6).
+    """
     sizes = {c.engine.id: c.size for c in choices if c.engine is not None and c.size is not None}
     out = {}
     for engine in seen.engines:
@@ -116,7 +119,7 @@ def present_bytes(seen: Observed, choices: list[Choice], desired: Desired) -> di
             expected = size.at_floor
         else:
             expected = 0 if engine.info is not None else engine.forecast_bytes
-        out[engine.id] = max(engine.memory_bytes, expected)
+        out[engine.id] = max(engine.firm_bytes, expected)
     return out
 
 

@@ -128,7 +128,7 @@ class Model(Part):
         "auto", "Prompt tokens processed between two decode steps; smaller is smoother for others"
     )
     kv_bits: Annotated[Literal[4, 8] | None, maybe(Choice(4, 8))] = leaf(
-        None, "Quantise the KV cache", "reload"
+        None, "Quantise keys and values to so many bits: see docs/kv-quantisation.md", "reload"
     )
     adapter: Annotated[str | None, maybe(names.SOURCE)] = leaf(None, "LoRA folder or Hub repo", "reload")
     draft: Draft | None = leaf(None, "Draft model for speculative decoding", "reload")
@@ -144,7 +144,7 @@ class Model(Part):
         False, "Run Python code that ships with the model", "reload"
     )
     warmup: Annotated[tuple[str, ...], Listed(names.KEY)] = leaf(
-        (), "Names from warmup_templates, run before traffic"
+        (), "Names from warmup_templates, put into the prompt cache before the model takes traffic"
     )
     probe: Probe = section(Probe, "The test a fresh engine must pass")
 
@@ -217,11 +217,15 @@ class Thermal(Part):
 
 
 class Cache(Part):
-    memory: Annotated[Share | int, _part_or_size] = leaf(Share(0.1), "Prompt cache in memory")
-    disk: Annotated[int, Size()] = leaf(20 * 1024**3, "Prompt cache on disk")
-    path: Annotated[str, _path] = leaf("~/.lmx/cache", "Where the disk cache lies", "restart")
+    memory: Annotated[Share | int, _part_or_size] = leaf(
+        Share(0.1), "Prompt cache in memory, of all engines: a part of memory.budget, or a size; 0B is off"
+    )
+    disk: Annotated[int, Size()] = leaf(
+        20 * 1024**3, "Prompt cache on disk, of all models, least recently used goes first; 0B is off"
+    )
+    path: Annotated[str, _path] = leaf("~/.lmx/cache", "Folder of the disk cache", "restart")
     share: Annotated[Literal["all", "key"], Choice("all", "key")] = leaf(
-        "all", "Share prefixes, or keep them per API key"
+        "all", "Whose prompts a request may reuse: everybody's, or only those of its own API key"
     )
 
 
@@ -293,7 +297,9 @@ class State(Part):
 
 
 class WarmupTemplate(Part):
-    messages: Annotated[tuple[dict[str, Any], ...], Maps()] = leaf(..., "Chat messages to run once")
+    messages: Annotated[tuple[dict[str, Any], ...], Maps()] = leaf(
+        ..., "Chat messages as a request would send them"
+    )
     tools: Annotated[tuple[dict[str, Any], ...], Maps()] = leaf((), "Tools offered with them")
 
 

@@ -72,6 +72,7 @@ def reading_of(desired: Desired, seen: Observed, allowed: Mapping[str, int]) -> 
         system_why=memory.system_why,
         heat=memory.heat,
         engines=tuple(engines),
+        lent_bytes=sum(e.memory_bytes - e.firm_bytes for e in seen.engines if e.state in LIVE),
     )
 
 

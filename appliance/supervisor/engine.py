@@ -398,4 +398,7 @@ def _configure(limits: Limits) -> wire.Configure:
         workspace=limits.workspace_bytes,
         buffer_cache=limits.buffer_cache_bytes,
         wired=limits.wired_bytes,
+        cache_memory=limits.cache_memory_bytes,
+        cache_disk=limits.cache_disk_bytes,
+        prefill_auto=limits.prefill_auto,
     )

@@ -18,7 +18,8 @@ from pydantic_core import ErrorDetails
 from reconciler import fields
 from reconciler.kinds import FROM_FILE, Wrong
 from reconciler.loader import environment, tree
-from reconciler.loader.checks import Finding, check
+from reconciler.loader.checks import check
+from reconciler.loader.findings import Finding
 from reconciler.loader.not_yet import is_not_yet, refusals
 from reconciler.loader.problems import Fault, Loc, Problem, SpecError
 from reconciler.scalars import closest, describe

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from reconciler import fields, names
+from reconciler.loader import prompts
+from reconciler.loader.findings import Finding
 from reconciler.loader.problems import Loc, dotted
 from reconciler.names import HEAT
 from reconciler.scalars import closest
 from reconciler.spec import Model, Part, Spec
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`locs` are the fields compared, the one to change first."""
-
-    locs: tuple[Loc, ...]
-    message: str
-    suggestion: str = ""
-    warning: bool = False
 
 
 def check(spec: Spec) -> Iterator[Finding]:
@@ -36,6 +27,7 @@ def check(spec: Spec) -> Iterator[Finding]:
     yield from _service_levels(spec)
     yield from _server(spec)
     yield from _skills(spec)
+    yield from prompts.check(spec)
 
 
 def _active(spec: Spec) -> Iterator[Finding]:
@@ -114,11 +106,6 @@ def _model(spec: Spec, at: Loc, model: Model) -> Iterator[Finding]:
             f"runs whatever code {model.source} holds at the time; pin {here}.revision to a commit you know",
             warning=True,
         )
-    for index, name in enumerate(model.warmup):
-        if name not in spec.warmup_templates:
-            message = f"no such name in warmup_templates ({', '.join(spec.warmup_templates) or 'none'})"
-            locs: tuple[Loc, ...] = ((*at, "warmup", index), ("warmup_templates",))
-            yield Finding(locs, message, closest(name, spec.warmup_templates))
 
 
 def _limits(spec: Spec) -> Iterator[Finding]:

@@ -78,6 +78,34 @@ def test_service_levels_that_cannot_be_held_or_missed() -> None:
     assert (slo.ttft_p95, slo.tokens_per_s_p50, slo.error_budget.target) == (0.8, 30.0, Share(0.99))
 
 
+def test_a_warmup_that_no_request_can_use_is_warned_of() -> None:
+    head = (
+        "version: 1\nactive: demo\nmodels: {demo: {source: ./demo, warmup: [agent]}}\n"
+        "warmup_templates: {agent: {messages: [{role: system, content: You are an agent.}]}}\n"
+    )
+    assert load(head).warnings == ()
+    (alone,) = load(head + "cache: {share: key}\n").warnings
+    assert "models.demo.warmup: fills what requests without an API key share" in alone
+    (off,) = load(head + "cache: {memory: 0B, disk: 0B}\n").warnings
+    assert "models.demo.warmup: does nothing: cache.memory and cache.disk are both off" in off
+    assert load(head + "cache: {memory: 0%, disk: 1GiB}\n").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("cache", "source"),
+    [
+        ("./cache", "./cache-models"),
+        ("/models", "../models"),
+        ("~/m", "~/m2"),
+        ("./m", "org/m"),
+        ("./", "./m"),
+    ],
+)
+def test_a_cache_beside_or_above_models_is_fine(cache: str, source: str) -> None:
+    text = f"version: 1\nactive: demo\nmodels: {{demo: {{source: {source}}}}}\ncache: {{path: {cache}}}\n"
+    assert load(text).spec.cache.path == cache
+
+
 def test_no_active_model_is_fine_when_it_is_said() -> None:
     assert load("version: 1\nactive: null\nmodels: {}\n").spec.active is None
 

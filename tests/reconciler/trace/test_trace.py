@@ -164,7 +164,7 @@ MISTAKES = {
     "9GiB": "2:5: readings[0]: expected a reading like {t: 0s, used: 9GiB}; found the text '9GiB'",
     "{used: 1, usde: 1}": (
         "2:21: readings[0].usde: unknown key; known are t, budget, used, other, available, system, "
-        "system_why, heat, engines (did you mean 'used'?)"
+        "system_why, heat, engines, lent (did you mean 'used'?)"
     ),
 }
 
