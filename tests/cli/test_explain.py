@@ -69,7 +69,7 @@ def test_following_with_a_filter_leaves_out_the_rest(lmx: Lmx, appliance: Applia
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(4)]
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert [line.split("  ")[-1].strip().partition(" ")[2][:20] for line in lines] != []
     assert "demo-mini-2 is ready" in lines[0]
     assert "configure demo-mini-2" in lines[1]

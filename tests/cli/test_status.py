@@ -97,7 +97,7 @@ def test_watching_in_a_pipe_prints_again_only_what_changed(lmx: Lmx, appliance: 
         if "Degraded" in seen:
             break
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert seen == ["Ready", "Degraded"]
 
 
@@ -106,7 +106,7 @@ def test_watching_as_json_is_one_document_a_line(lmx: Lmx, appliance: Appliance)
     assert process.stdout is not None
     assert [json.loads(process.stdout.readline())["summary"] for _ in range(2)] == ["Ready", "Ready"]
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def test_nothing_running_says_how_to_start(lmx: Lmx) -> None:

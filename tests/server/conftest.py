@@ -69,7 +69,7 @@ async def site(complaints: Complaints) -> AsyncIterator[Site]:
     app = build(board)
     listeners: Listeners = app.ctx.listeners
     port = await listeners.open("127.0.0.1", 0)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, verify=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=False) as http:
         yield Site(desk, board, listeners, port, http)
     if listeners.observed():
         await listeners.close_all(grace=2)

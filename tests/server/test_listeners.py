@@ -187,7 +187,7 @@ async def test_clients_with_kept_connections_lose_nothing_while_the_port_moves(s
 
     async def client() -> None:
         nonlocal done
-        async with httpx.AsyncClient(verify=False, timeout=10) as http:
+        async with httpx.AsyncClient(verify=False, timeout=60) as http:
             while not stop:
                 now = port[0]
                 try:
