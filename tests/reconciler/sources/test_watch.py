@@ -270,7 +270,7 @@ async def test_the_watch_ends_at_once_when_stopped_or_cancelled(path: Path) -> N
 
 
 async def test_a_save_is_told_within_250_ms(path: Path) -> None:
-    """It takes about 45 ms; the rest is room for a busy machine."""
+    """It takes about 80 ms; the rest is room for a busy machine."""
     async with watching(path) as watch:
         took = []
         for number in range(10):
