@@ -21,6 +21,7 @@ from appliance import wire
 from appliance.engine import beat, process, weights
 from appliance.engine.intake import Intake, Reader, Stop
 from appliance.engine.link import Closed, Link
+from appliance.engine.opening import Opening
 
 log = logging.getLogger("appliance.engine")
 
@@ -82,7 +83,9 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
 
     try:
         config = weights.check(order)
+        opening = Opening(order)
         from appliance.engine import load, warm  # MLX comes in here
+        from appliance.engine.prompt_cache import PromptCache
         from appliance.engine.schedule import Scheduler
 
         model = load.load(order, config, progress)
@@ -92,13 +95,14 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         log.error("cannot load %s: %s: %s", order.model, error.code, error.message)
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED
+    cache = PromptCache(model, *opening.result())
     intake.open(Reader(model.tokenizer, model.vocabulary, model.price), model.context_max)
     gauge.enter("idle")
     link.send(warm.loaded(model, time.monotonic() - started, blas))
     log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
     gc.collect()
     gc.freeze()  # a million objects of imported libraries: walking them would stall a step by 0.1 s
-    Scheduler(model, link, intake, gauge).run()
+    Scheduler(model, link, intake, gauge, cache).run()
     return wire.EXIT_OK
 
 

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from appliance.prompt_cache import keys
+from appliance.prompt_cache.format import Record
 from appliance.prompt_cache.keys import BLOCK
 
 Kind = Literal["root", "block", "state"]
@@ -51,6 +52,7 @@ class Entry:
         "payload",
         "pins",
         "queued",
+        "scope",
         "start",
         "states",
         "tokens",
@@ -58,10 +60,11 @@ class Entry:
         "warm",
     )
 
-    def __init__(self, key: bytes, kind: Kind, parent: Entry | None, tokens: bytes) -> None:
+    def __init__(self, key: bytes, kind: Kind, parent: Entry | None, tokens: bytes, scope: str) -> None:
         self.key = key
         self.kind = kind
         self.parent = parent
+        self.scope = scope
         self.start: int = 0 if parent is None else parent.end
         self.tokens = tokens
         self.children: list[Entry] = []  # blocks, by their tokens' bytes
@@ -83,6 +86,15 @@ class Entry:
     @property
     def whole(self) -> bool:
         return self.kind == "root" or (self.kind == "block" and len(self.tokens) == BLOCK * WIDTH)
+
+    @property
+    def path(self) -> list[Entry]:
+        """From the first block of the text to this entry."""
+        found, node = [], self
+        while node.parent is not None:
+            found.append(node)
+            node = node.parent
+        return found[::-1]
 
     @property
     def usable(self) -> bool:
@@ -150,8 +162,34 @@ class Index:
 
     def root(self, scope: str) -> Entry:
         if scope not in self._roots:
-            self._roots[scope] = Entry(keys.root(self._namespace, scope), "root", None, b"")
+            self._roots[scope] = Entry(keys.root(self._namespace, scope), "root", None, b"", scope)
         return self._roots[scope]
+
+    def fill(self, records: Iterable[tuple[Record, int, float]]) -> list[bytes]:
+        """Take in what a scan found: record, bytes of its file, last use. Keys of files that are of no use.
+
+        Those are blocks that begin another one, and what has lost a block before it.
+        """
+        useless = []
+        order = sorted(records, key=lambda found: (found[0].start, found[0].kind, len(found[0].tokens)))
+        for record, nbytes, used in order:
+            root = self.root(record.scope)
+            parent = root if record.parent == root.key else self.get(record.parent)
+            if parent is None or not parent.whole or parent.end != record.start:
+                useless.append(record.key)
+                continue
+            if record.kind == "state":
+                entry, stale = self.state(parent, record.tokens), None
+            else:
+                entry, stale = self.block(parent, record.tokens)
+            if stale is not None:
+                useless.append(stale)
+            if entry.key != record.key:
+                useless.append(record.key)
+                continue
+            self.written(entry, nbytes)
+            entry.used = used
+        return useless
 
     # -- finding -------------------------------------------------------------------------------------
 
@@ -205,7 +243,7 @@ class Index:
         at = bisect_left(siblings, tokens, key=spelling)
         if at < len(siblings) and siblings[at].tokens.startswith(tokens):
             return siblings[at], None
-        entry = Entry(keys.block(parent.key, tokens), "block", parent, tokens)
+        entry = Entry(keys.block(parent.key, tokens), "block", parent, tokens, parent.scope)
         self._entries[entry.key] = entry
         siblings.insert(at, entry)
         if at and tokens.startswith(siblings[at - 1].tokens):
@@ -221,7 +259,8 @@ class Index:
             parent.states = {}
         entry = parent.states.get(tokens)
         if entry is None:
-            entry = parent.states[tokens] = Entry(keys.state(parent.key, tokens), "state", parent, tokens)
+            entry = Entry(keys.state(parent.key, tokens), "state", parent, tokens, parent.scope)
+            parent.states[tokens] = entry
             self._entries[entry.key] = entry
         return entry
 

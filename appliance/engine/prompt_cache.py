@@ -1,0 +1,364 @@
+"""Both tiers of the prompt cache behind the scheduler's seam: see `reuse` for what is asked, and when.
+
+Deciding is the index's (`prompt_cache/index.py`), moving is `blocks`', and the disk is the store's; here is
+what joins them. The decode thread owns it all. Only a fetch's end and `use` come from other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from appliance.engine import blocks, caches
+from appliance.engine.blocks import Piece, Unfit
+from appliance.engine.load import Model
+from appliance.engine.outgoing import Outgoing
+from appliance.engine.prompt import Job
+from appliance.engine.reuse import Caches, Match, Restored, Tier, Trail
+from appliance.prompt_cache.format import Loaded
+from appliance.prompt_cache.index import Entry, Found, Index, spell
+from appliance.prompt_cache.keys import BLOCK
+from appliance.prompt_cache.pins import Pins
+from appliance.prompt_cache.stops import boundaries
+from appliance.prompt_cache.store import Store
+from appliance.wire import CacheUse, Configure, Session
+
+log = logging.getLogger(__name__)
+
+WORTH = 128  # tokens: shorter texts cost less to compute than to keep
+SHARED = 32  # tokens: less than this in common is the template's, and not worth a copy
+SETTLE = 1.0  # seconds after a row's end in which its last block may still be replaced
+COLD = 600.0  # seconds after which an unused session leaves memory
+TEXTS = 64  # prompts kept as bytes, between look and begin
+
+
+@dataclass
+class Plan:
+    """A match's own: what has to be read, and what was."""
+
+    missing: list[bytes]
+    loaded: dict[bytes, Loaded | None] = field(default_factory=dict)
+
+
+class PromptCache:
+    """index: of this model's namespace, filled by a scan of the store. store: None without a disk tier.
+
+    why: in words, why there is none although there should be.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        index: Index,
+        store: Store | None,
+        why: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._net, self._kv_bits = model.net, model.kv_bits
+        self._specials = special_tokens(model.tokenizer)
+        self._index = index
+        self._index.stateful = blocks.stateful(caches.make(self._net, self._kv_bits))
+        self._store = store
+        self._outgoing = None if store is None else Outgoing(index, store)
+        self._pins = Pins(index)
+        self._why = why
+        self._clock = clock
+        self._texts: OrderedDict[int, tuple[Sequence[int], bytes]] = OrderedDict()
+        self._room = 0  # bytes of memory allowed by the spec, and by what runs
+        self._bound: int | None = None
+        self._disk = False
+        self._figures = CacheUse()  # only its counters
+
+    # -- limits and figures --------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        return self._index.memory + (0 if self._outgoing is None else self._outgoing.nbytes)
+
+    def use(self) -> CacheUse:
+        own = self._figures
+        disk = None if self._store is None else self._store.use()
+        broken: Literal["off", "failed"] = "off" if self._why is None else "failed"
+        return CacheUse(
+            memory_bytes=self._index.memory,
+            disk_bytes=0 if disk is None else disk.bytes,
+            memory_hits=own.memory_hits,
+            disk_hits=own.disk_hits,
+            misses=own.misses,
+            damaged=0 if disk is None else disk.damaged,
+            tokens=own.tokens,
+            disk=broken if disk is None else disk.state,
+            why=self._why if disk is None else disk.why,
+        )
+
+    def apply(self, limits: Configure) -> None:
+        self._room = limits.cache_memory
+        if self._store is not None:
+            self._store.configure(limits.cache_disk)
+            self._disk = limits.cache_disk > 0
+        self._fit()
+
+    def shrink(self, most: int) -> None:
+        self._bound = most
+        self._fit()
+
+    def _fit(self) -> None:
+        most = self._room if self._bound is None else min(self._room, self._bound)
+        while self._index.memory > most and (entry := self._index.victim()) is not None:
+            self._index.release(entry)
+
+    @property
+    def _on(self) -> bool:
+        return self._room > 0 or self._disk
+
+    # -- finding and restoring -----------------------------------------------------------------------
+
+    def look(self, job: Job) -> Match:
+        if not self._on:
+            return Match(job)
+        self._hear()
+        found = self._find(job, self._usable)
+        missing = [entry.key for entry in found.entries if entry.payload is None]
+        tier: Tier | None = ("disk" if missing else "memory") if found.tokens else None
+        return Match(job, found.tokens, tier, not missing, Plan(missing))
+
+    def fetch(self, match: Match, wake: Callable[[], None]) -> None:
+        plan: Plan = match.detail
+
+        def done(loaded: dict[bytes, Loaded | None]) -> None:  # on the reader's thread
+            plan.loaded = loaded
+            match.ready = True
+            wake()
+
+        if self._store is None:
+            done({})
+        else:
+            self._store.read(plan.missing, done)
+
+    def forget(self, match: Match) -> None:
+        self._texts.pop(match.job.rid, None)
+        match.detail = None
+
+    def restore(self, match: Match) -> Restored:
+        if not self._on or match.detail is None:
+            return Restored()
+        self._hear()
+        job, now = match.job, self._clock()
+        read = self._taken(match.detail.loaded)
+        found = self._find(job, lambda entry: entry.payload is not None or entry.key in read)
+        if not found.tokens:
+            return self._missed(job)
+        pieces = [entry.payload or read[entry.key] for entry in found.entries]
+        state = pieces.pop() if found.state is not None else None
+        empty = caches.make(self._net, self._kv_bits)
+        room = -(-(len(job.prompt) + 1) // BLOCK) * BLOCK
+        try:
+            joined = blocks.join(empty, pieces, state, found.tokens, room)
+        except Unfit as error:
+            log.warning("%d cached tokens cannot be used: %s", found.tokens, error)
+            self._forget(found.entries)
+            return self._missed(job)
+        tier: Tier = "memory"
+        for entry in found.entries:
+            entry.used = now
+            if entry.payload is None:
+                tier = "disk"
+                self._index.hold(entry, read[entry.key], read[entry.key].nbytes)
+        self._fit()
+        if self._store is not None:
+            self._store.touch([entry.key for entry in found.entries if entry.disk])
+        self._count(tier, found.tokens)
+        return Restored(found.tokens, tier, joined)
+
+    def _taken(self, loaded: dict[bytes, Loaded | None]) -> dict[bytes, Piece]:
+        """What was read, in device memory."""
+        taken = {}
+        for key, file in loaded.items():
+            if file is None:
+                continue
+            try:
+                taken[key] = blocks.from_host(file.payload, file.meta)
+            except Unfit as error:
+                log.warning("a cached file cannot be used: %s", error)
+                if (entry := self._index.get(key)) is not None:
+                    self._forget([entry])
+        return taken
+
+    def _missed(self, job: Job) -> Restored:
+        if len(job.prompt) >= WORTH:
+            self._count(None, 0)
+        return Restored()
+
+    def _count(self, tier: Tier | None, tokens: int) -> None:
+        own = self._figures
+        self._figures = CacheUse(
+            memory_hits=own.memory_hits + (tier == "memory"),
+            disk_hits=own.disk_hits + (tier == "disk"),
+            misses=own.misses + (tier is None),
+            tokens=own.tokens + tokens,
+        )
+
+    def _usable(self, entry: Entry) -> bool:
+        return entry.payload is not None or (self._disk and entry.disk > 0)
+
+    def _kept(self, entry: Entry) -> bool:
+        return entry.leaving or self._usable(entry)
+
+    def _leads(self, entry: Entry) -> bool:
+        """What is put behind it will be found."""
+        return entry.kind == "root" or (entry.alive and self._kept(entry))
+
+    def _find(self, job: Job, usable: Callable[[Entry], bool]) -> Found:
+        found = self._index.match(job.scope, self._text(job), len(job.prompt) - 1, usable)
+        return found if found.tokens >= SHARED else Found()
+
+    def _text(self, job: Job) -> bytes:
+        """The prompt's token ids as bytes: to walk a list of 100,000 takes milliseconds each time."""
+        held = self._texts.get(job.rid)
+        if held is None or held[0] is not job.prompt:
+            held = self._texts[job.rid] = job.prompt, spell(job.prompt)
+            if len(self._texts) > TEXTS:
+                self._texts.popitem(last=False)
+        return held[1]
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        """In both tiers."""
+        for entry in entries:
+            self._index.remove(entry)
+        if self._outgoing is not None:
+            self._outgoing.drop([entry.key for entry in entries])
+
+    # -- keeping -------------------------------------------------------------------------------------
+
+    def begin(self, job: Job, restored: Restored) -> Trail:
+        if not self._on:
+            return Trail(job)
+        text = self._text(job)
+        self._texts.pop(job.rid, None)
+        path = self._index.path(job.scope, text, len(job.prompt), self._kept)
+        last = path[-1] if path else self._index.root(job.scope)
+        self._index.use(path, self._clock())
+        trail = Trail(job, restored.tokens, last.end, detail=last)
+        if self._index.stateful:
+            wanted = boundaries(job.prompt, self._specials, max(WORTH, restored.tokens + 1))
+            trail.stops = [stop for stop in wanted if not self._has_state(job, text, stop)]
+        return trail
+
+    def _has_state(self, job: Job, text: bytes, stop: int) -> bool:
+        return self._index.match(job.scope, text, stop, self._usable).tokens == stop
+
+    def grown(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
+        if trail.detail is None or not self._on:
+            return
+        self._keep_blocks(trail, caches, row, tokens)
+        if len(tokens) in trail.stops:
+            self._keep_end(trail, caches, row, tokens)
+        self._fit()
+
+    def ended(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
+        if trail.detail is None or not self._on:
+            return
+        self._keep_blocks(trail, caches, row, tokens)
+        last: Entry = trail.detail
+        if len(tokens) >= WORTH or trail.restored:
+            last = self._keep_end(trail, caches, row, tokens) or last
+        if trail.job.session is not None and last.kind != "root":
+            self._pins.hold(trail.job.scope, trail.job.session, last, len(tokens), self._clock())
+        trail.detail = None
+        self._fit()
+
+    def _keep_blocks(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
+        """The whole blocks that came since the last time."""
+        while trail.kept + BLOCK <= len(tokens):
+            last: Entry = trail.detail
+            if not self._leads(last):
+                return  # it had to give way meanwhile: what is behind it would never be found
+            ids = spell(tokens[trail.kept : trail.kept + BLOCK])
+            entry, stale = self._index.block(last, ids)
+            if not self._kept(entry):
+                piece = blocks.cut(caches, row, len(tokens), trail.kept, trail.kept + BLOCK)
+                self._keep(entry, piece, 0.0, stale)
+            entry.used = self._clock()
+            trail.detail = entry
+            trail.kept += BLOCK
+
+    def _keep_end(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> Entry | None:
+        """The text's unfinished block, or the state where it stands."""
+        last: Entry = trail.detail
+        if len(tokens) - trail.kept >= BLOCK or not self._leads(last):
+            return None
+        ids = spell(tokens[trail.kept :])
+        due = self._clock() + SETTLE
+        if self._index.stateful:
+            entry = self._index.state(last, ids)
+            if not self._kept(entry):
+                self._keep(entry, blocks.cut_state(caches, row, len(tokens), trail.kept), due)
+        else:
+            if not ids:
+                return last
+            entry, stale = self._index.block(last, ids)
+            if not self._kept(entry):
+                if entry.tokens != ids:
+                    return None  # a longer one that is there only as a step to others
+                piece = blocks.cut(caches, row, len(tokens), trail.kept, len(tokens))
+                self._keep(entry, piece, due, stale)
+        entry.used = self._clock()
+        return entry
+
+    def _keep(self, entry: Entry, piece: Piece, due: float, stale: bytes | None = None) -> None:
+        entry.used = self._clock()
+        self._index.hold(entry, piece, piece.nbytes)
+        if self._outgoing is not None and self._disk and self._outgoing.ready:
+            self._outgoing.add(entry, piece, due, stale)
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        if self._outgoing is not None:
+            self._outgoing.turn(self._clock())
+
+    def idle(self) -> None:
+        now = self._clock()
+        if self._outgoing is not None:
+            self._outgoing.turn(now, still=True)
+        self._pins.cool(now - COLD)
+
+    def close(self) -> None:
+        if self._outgoing is not None and self._store is not None:
+            self._outgoing.finish()
+            self._store.close(1.0)
+
+    def _hear(self) -> None:
+        if self._outgoing is not None:
+            self._outgoing.hear()
+
+    # -- sessions ------------------------------------------------------------------------------------
+
+    def sessions(self) -> list[Session]:
+        return [
+            Session(name, held.tokens, held.used, held.memory, held.disk, scope)
+            for (scope, name), held in self._pins.held.items()
+        ]
+
+    def drop(self, name: str | None, scope: str | None) -> list[Session]:
+        dropped = [
+            session
+            for session in self.sessions()
+            if name in (None, session.name) and scope in (None, session.scope)
+        ]
+        for session in dropped:
+            gone = self._pins.drop(session.scope, session.name)
+            if self._outgoing is not None:
+                self._outgoing.drop(gone)
+        return dropped
+
+
+def special_tokens(tokenizer: object) -> Collection[int]:
+    """Ids of what a tokenizer calls special: markers of turns, beginnings and ends of text."""
+    added: dict[int, object] = getattr(tokenizer, "added_tokens_decoder", {})
+    named: Sequence[int] = getattr(tokenizer, "all_special_ids", ())
+    return {*named, *(number for number, token in added.items() if getattr(token, "special", False))}
