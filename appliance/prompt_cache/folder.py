@@ -60,7 +60,7 @@ class Found:
     damaged: bool
 
 
-def block_path(namespace: Path, key: bytes) -> str:
+def block_path(namespace: str | Path, key: bytes) -> str:
     name = key.hex()
     return f"{namespace}/{name[:2]}/{name}{SUFFIX}"
 
@@ -188,6 +188,19 @@ def _elsewhere(path: str) -> bool:
 def subfolders(namespace: Path) -> list[str]:
     """The folders of ours in a namespace."""
     return _folders(namespace, OURS)
+
+
+def namespaces(root: Path) -> list[Path]:
+    return [Path(path) for path in _folders(root / LAYOUT, NAMESPACE)]
+
+
+def blocks(namespace: Path) -> list[str]:
+    """Paths of a namespace's blocks and states."""
+    found = []
+    for folder in _folders(namespace, OURS):
+        with os.scandir(folder) as entries:
+            found += [f.path for e in entries if (f := _found(e, namespace.name, os.path.basename(folder)))]
+    return [path for path in found if os.path.basename(os.path.dirname(path)) != "damaged"]
 
 
 def _found(entry: os.DirEntry[str], namespace: str, folder: str) -> Found | None:

@@ -10,18 +10,20 @@ first by the files' own times. That another was quicker to delete is no error.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from appliance.prompt_cache import folder, format, quota, trouble
+from appliance.prompt_cache import folder, format, quota, sessions
+from appliance.prompt_cache.family import Family
+from appliance.prompt_cache.sessions import Session
+from appliance.prompt_cache.trouble import Health
 
 Why = Literal["evicted", "damaged", "failed", "missing"]
 State = Literal["off", "ready", "failed"]
@@ -81,6 +83,7 @@ class Shelf:
             raise ValueError(f"{namespace!r} is no name for a folder of the prompt cache")
         self.root, self.namespace, self.about = root, namespace, dict(about)
         self.folder = root / folder.LAYOUT / namespace
+        self.health = Health(root)
         self.quota = 0
         self.counted = False  # the ledger has been filled
         self.written = 0  # bytes since then
@@ -89,29 +92,24 @@ class Shelf:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._ledger = quota.Ledger()
-        self._parents: dict[bytes, bytes] = {}
+        self._family = Family()
+        self._sessions: dict[str, Session] = {}  # by their files' paths
+        self._pin = False  # which files are of named sessions has to be found out anew
         self._news: list[Written | Gone] = []
         self._damaged = 0
-        self._failed: str | None = None
-        self._needs = 0  # free bytes without which trying again is vain
-        self._notice: str | None = None
 
     # --- figures ----------------------------------------------------------------------------------
 
     def use(self) -> DiskUse:
         with self._lock:
-            state: State = "failed" if self._failed else "ready"
+            state: State = "failed" if self.health.failed else "ready"
             return DiskUse(
                 bytes=self._ledger.by_namespace.get(self.namespace, 0),
                 damaged=self._damaged,
                 state=state if self.quota else "off",
-                why=(self._failed or self._notice) if self.quota else None,
+                why=self.health.why if self.quota else None,
                 all_bytes=self._ledger.nbytes,
             )
-
-    @property
-    def failed(self) -> bool:
-        return self._failed is not None
 
     def news(self) -> list[Written | Gone]:
         with self._lock:
@@ -129,6 +127,28 @@ class Shelf:
             self.counted = False
         self._latest = now
         return int(now * 1e9)
+
+    # --- whose is what ----------------------------------------------------------------------------
+
+    def expect(self, record: format.Record) -> None:
+        """This is about to be written."""
+        with self._lock:
+            self._family.add(record)
+
+    def give_up(self, keys: Iterable[bytes]) -> None:
+        """These are not going to be written after all."""
+        with self._lock:
+            for key in keys:
+                self._forget(key, "failed")
+
+    def chain(self, leaf: bytes) -> list[bytes]:
+        """What is kept of a text, from its beginning to `leaf`."""
+        with self._lock:
+            return self._family.chain(leaf)
+
+    def sessions(self) -> list[Session]:
+        """The sessions of this namespace, from their files."""
+        return list(sessions.read(self.folder, self.now_ns() / 1e9))
 
     # --- counting ---------------------------------------------------------------------------------
 
@@ -149,15 +169,23 @@ class Shelf:
                 ledger.add(
                     quota.Entry(file.path, file.nbytes, used_ns, file.namespace, key, damaged=file.damaged)
                 )
+            named = {
+                f"{namespace}/sessions/{session.file}": session
+                for namespace in folder.namespaces(self.root)
+                for session in sessions.read(namespace, now / 1e9)
+            }
             with self._lock:
                 for path, entry in self._ledger.entries.items():
                     if path in ledger.entries:
-                        ledger.used(path, entry.used_ns if entry.used_ns <= now else 0)  # not yet stamped
+                        if entry.used_ns <= now:
+                            ledger.used(path, entry.used_ns)  # perhaps not yet written to the file
                     elif path in known and entry.key:
                         self._forget(entry.key, "missing")
                     elif entry.key:
                         ledger.add(entry)  # written while we looked
                 self._ledger = ledger
+                self._sessions = named
+                self._pin = True
                 self.counted, self.written = True, 0
             return ours
 
@@ -169,7 +197,7 @@ class Shelf:
             header = self._good(found.path, found.key, _header)
             if header is not None:
                 with self._lock:
-                    self._parents[found.key] = header.record.parent
+                    self._family.add(header.record)
                     entry = self._ledger.entries.get(found.path)
                 used_ns = entry.used_ns if entry else found.used_ns
                 records.append((header.record, found.nbytes, used_ns / 1e9))
@@ -197,8 +225,8 @@ class Shelf:
             log.warning("prompt cache: %s", error)
             self._lost(path, key, "missing")
         except OSError as error:
-            self.fail(error)
-            self.tell(Gone(key, "failed"))
+            self.health.fail(error)
+            self.give_up([key])
         return None
 
     def _set_aside(self, path: str, key: bytes, status: os.stat_result, why: str) -> None:
@@ -233,7 +261,7 @@ class Shelf:
         except folder.Foreign as error:
             log.warning("prompt cache: %s", error)
         except OSError as error:
-            self.fail(error)
+            self.health.fail(error)
 
     # --- recency ----------------------------------------------------------------------------------
 
@@ -274,28 +302,29 @@ class Shelf:
         try:
             head, views = format.encode(job.record, job.payload, job.meta, self.namespace)
             nbytes = len(head) + sum(len(view) for view in views)
-            self._needs = 2 * nbytes
+            self.health.needs = 2 * nbytes
             self.make_room(nbytes)
-            used_ns = self._write(path, job.record.parent, lambda: format.pieces(head, views), stop)
+            now = self.now_ns()
+            with self._lock:
+                above = self._ledger.entries.get(self._path(job.record.parent))
+            used_ns = min(now, above.used_ns - quota.STEP_NS) if above else now
+            self._write(path, lambda: format.pieces(head, views), used_ns, stop)
         except (folder.Stopped, folder.Foreign, ValueError) as error:
             if not isinstance(error, folder.Stopped):
                 log.warning("prompt cache: not written: %s", error)
-            self.tell(Gone(key, "failed"))
+            self.give_up([key])
         except OSError as error:
-            self.fail(error)
-            self.tell(Gone(key, "failed"))
+            self.health.fail(error)
+            self.give_up([key])
         else:
             with self._lock:
                 self._ledger.add(quota.Entry(path, nbytes, used_ns, self.namespace, key))
-                self._parents[key] = job.record.parent
                 self._news.append(Written(key, nbytes))
                 self.written += nbytes
 
-    def _write(self, path: str, parent: bytes, groups: Groups, stop: Callable[[], bool]) -> int:
-        now = self.now_ns()
-        with self._lock:
-            above = self._ledger.entries.get(self._path(parent))
-        used_ns = min(now, above.used_ns - quota.STEP_NS) if above else now
+    def _write(
+        self, path: str, groups: Groups, used_ns: int | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         try:
             folder.make_private(os.path.dirname(path))
             folder.write_whole(path, groups(), used_ns, stop)
@@ -303,7 +332,6 @@ class Shelf:
             self.prepare()
             folder.make_private(os.path.dirname(path))
             folder.write_whole(path, groups(), used_ns, stop)
-        return used_ns
 
     def save(self, name: str, body: bytes | None) -> bool:
         """Write a small file of the namespace's folder, or delete it (None). False: try again later."""
@@ -311,27 +339,31 @@ class Shelf:
         try:
             if body is None:
                 folder.remove(path)
-                return True
-            try:
-                folder.make_private(os.path.dirname(path))
-                folder.write_whole(path, [[memoryview(body)]])
-            except FileNotFoundError:
-                self.prepare()
-                folder.make_private(os.path.dirname(path))
-                folder.write_whole(path, [[memoryview(body)]])
+            else:
+                self._write(path, lambda: iter([[memoryview(body)]]))
         except folder.Foreign as error:
             log.warning("prompt cache: not written: %s", error)
         except OSError as error:
-            self.fail(error)
+            self.health.fail(error)
             return False
+        session = body and sessions.decode(body, self.now_ns() / 1e9)
+        with self._lock:
+            self._sessions.pop(path, None)
+            if session:
+                self._sessions[path] = session
+            self._pin = True
         return True
 
     def make_room(self, nbytes: int) -> None:
         """Delete what goes first until `nbytes` more fit the quota. Raises OSError."""
         while True:
             with self._lock:
-                entry = self._ledger.first()
-                if entry is None or self._ledger.nbytes + nbytes <= self.quota:
+                if self._ledger.nbytes + nbytes <= self.quota:
+                    return
+                if self._pin:
+                    self._ledger.name(self._named())
+                    self._pin = False
+                if (entry := self._ledger.first()) is None:
                     return
             try:
                 used_ns = os.lstat(entry.path).st_mtime_ns
@@ -343,6 +375,16 @@ class Shelf:
                 continue
             self._delete(entry.path, "evicted" if used_ns else "missing")
 
+    def _named(self) -> set[str]:
+        """Paths of what belongs to sessions in use."""
+        since = self.now_ns() / 1e9 - sessions.PINNED_S
+        return {
+            folder.block_path(os.path.dirname(os.path.dirname(path)), key)
+            for path, session in self._sessions.items()
+            if session.used_at >= since
+            for key in session.keys
+        }
+
     def drop(self, keys: Sequence[bytes]) -> None:
         """Delete these; not in the news, for whoever drops knows. Raises OSError."""
         for key in keys:
@@ -350,7 +392,7 @@ class Shelf:
             folder.remove(path)
             with self._lock:
                 self._ledger.discard(path)
-                self._parents.pop(key, None)
+                self._family.discard(key)
 
     def _delete(self, path: str, why: Why = "evicted") -> None:
         folder.remove(path)
@@ -366,39 +408,18 @@ class Shelf:
         folder.make_root(self.root)
         notices = [folder.make_private(self.folder.parent), folder.make_private(self.folder)]
         notices += [folder.make_private(path) for path in folder.subfolders(self.folder)]
-        self._notice = next(filter(None, notices), None)
-        if self._notice:
-            log.warning("prompt cache: %s", self._notice)
+        self.health.notice = next(filter(None, notices), None)
+        if self.health.notice:
+            log.warning("prompt cache: %s", self.health.notice)
         body = json.dumps(self.about, indent=2).encode()
         folder.write_whole(str(self.folder / "about.json"), [[memoryview(body)]])
 
-    def fail(self, error: OSError | folder.Foreign) -> None:
-        """Nothing is written from now on, until `probe` finds the disk well."""
-        why = trouble.sentence(error, self.root) if isinstance(error, OSError) else f"prompt cache: {error}"
-        with self._lock:
-            first, self._failed = self._failed is None, why
-        if first:
-            log.warning("%s; it is tried again every minute", why)
-
-    def break_down(self, why: str) -> None:
-        with self._lock:
-            self._failed = f"prompt cache at {self.root}: {why}"
-
-    def probe(self) -> bool:
-        """Try to write a small file, where there is room for more than that."""
-        try:
-            self.prepare()
-            status = os.statvfs(self.folder)
-            if status.f_bavail * status.f_frsize < self._needs:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
-        except (OSError, folder.Foreign) as error:
-            self.fail(error)
-            return False
-        with self._lock:
-            self._failed = None
-            self.counted = False
-        log.info("prompt cache at %s is written again", self.root)
-        return True
+    def probe(self) -> None:
+        """Try to write, where there is room for more than a trial. Raises OSError and Foreign."""
+        self.prepare()
+        self.health.check_room(self.folder)
+        self.health.recover()
+        self.counted = False  # others may have worked on it
 
     def _path(self, key: bytes) -> str:
         return folder.block_path(self.folder, key)
@@ -409,7 +430,7 @@ class Shelf:
             self._forget(key, why)
 
     def _forget(self, key: bytes, why: Why) -> None:
-        self._parents.pop(key, None)
+        self._family.discard(key)
         self._news.append(Gone(key, why))
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from appliance.prompt_cache import format
 from appliance.prompt_cache.folder import Foreign
 from appliance.prompt_cache.format import Loaded, Payload, Record
+from appliance.prompt_cache.sessions import Session
 from appliance.prompt_cache.shelf import DiskUse, Gone, Job, Shelf, Written
 
 WAITING_MOST = 256 * 2**20  # bytes of blocks that wait to be written
@@ -58,7 +59,7 @@ class Store:
         self._waiting = 0  # bytes of them, and of the one being written
         self._stamps: dict[str, int] = {}
         self._drops: list[bytes] = []
-        self._saves: dict[str, tuple[float, Callable[[], bytes] | None]] = {}
+        self._saves: dict[str, tuple[float, Callable[[], bytes | None] | None]] = {}
         self._shrink = False
         self._retry_at: float | None = None
         self._count_at = 0.0
@@ -89,7 +90,7 @@ class Store:
             self._shelf.prepare()
             return self._shelf.records()
         except (OSError, Foreign) as error:
-            self._shelf.fail(error)
+            self._shelf.health.fail(error)
             return []
         finally:
             with self._wake:
@@ -102,7 +103,7 @@ class Store:
         """
         nbytes = format.check(record, payload, self.namespace)
         with self._wake:
-            if self._closing is not None or self._shelf.failed or nbytes > self._shelf.quota:
+            if self._closing is not None or self._shelf.health.failed or nbytes > self._shelf.quota:
                 return False
             if record.key in self._pending:
                 return True
@@ -110,6 +111,7 @@ class Store:
                 return False
             self._pending[record.key] = Job(record, payload, dict(meta), nbytes)
             self._waiting += nbytes
+            self._shelf.expect(record)
             self._wake.notify()
             return True
 
@@ -146,7 +148,7 @@ class Store:
                 self._drops.extend(keys)
                 self._wake.notify()
 
-    def save(self, name: str, make: Callable[[], bytes] | None, within: float) -> None:
+    def save(self, name: str, make: Callable[[], bytes | None] | None, within: float) -> None:
         """Write (or delete: None) a small file of the namespace's folder, in `within` seconds at the latest.
 
         A later call replaces what an earlier one is to write, not its hour. `make` runs on the writer thread.
@@ -157,6 +159,14 @@ class Store:
                 hour = min(hour, self._saves[name][0])
             self._saves[name] = (hour, make)
             self._wake.notify()
+
+    def chain(self, leaf: bytes) -> list[bytes]:
+        """Keys of what is kept of a text, from its beginning to `leaf`; what is not kept is left out."""
+        return self._shelf.chain(leaf)
+
+    def sessions(self) -> list[Session]:
+        """The named sessions of this namespace. Reads their files: not for a hot path."""
+        return self._shelf.sessions() if self._shelf.quota else []
 
     def news(self) -> list[Written | Gone]:
         """What became of files since the last call."""
@@ -185,9 +195,9 @@ class Store:
                 try:
                     task()
                 except (OSError, Foreign) as error:
-                    self._shelf.fail(error)
+                    self._shelf.health.fail(error)
         except BaseException:
-            self._shelf.break_down("its writer stopped by a fault of LMX: see the log")
+            self._shelf.health.break_down()
             with self._wake:
                 self._abandon()
             raise
@@ -209,7 +219,7 @@ class Store:
         shelf = self._shelf
         if not shelf.quota or self._late():
             return None
-        if shelf.failed:
+        if shelf.health.failed:
             if self._retry_at is None:
                 self._retry_at = now + self._retry_s
                 self._abandon()
@@ -240,7 +250,7 @@ class Store:
     def _patience(self, now: float) -> float | None:
         if not self._shelf.quota:
             return None
-        if self._shelf.failed:
+        if self._shelf.health.failed:
             return None if self._retry_at is None else self._retry_at - now
         return min([self._count_at, *(hour for hour, _ in self._saves.values())]) - now
 
@@ -268,7 +278,7 @@ class Store:
 
     def _abandon(self) -> None:
         """Give up what waits to be written. Called with the lock held."""
-        self._shelf.tell(*(Gone(key, "failed") for key in self._pending))
+        self._shelf.give_up(self._pending)
         self._waiting -= sum(job.nbytes for job in self._pending.values())
         self._pending.clear()
 
@@ -284,7 +294,7 @@ class Store:
         for key in keys:
             idle = not self._shelf.quota or self._closing is not None
             found[key] = None if idle else self._shelf.load(key)
-        if self._shelf.failed:
+        if self._shelf.health.failed:
             with self._wake:
                 self._wake.notify()  # the writer tries the disk again in a while
         try:

@@ -87,9 +87,10 @@ class Shop:
 
     def put(self, *records: Record, nbytes: int = 4096) -> None:
         """Write these and wait until they are."""
-        for number, made in enumerate(records):
-            assert self.store.put(made, payload(nbytes, seed=made.tokens[0] + number), META)
-            self.until(lambda made=made: any(n.key == made.key for n in self.news()))
+        for made in records:
+            before = len(self.news())
+            assert self.store.put(made, payload(nbytes, made.key[0]), META)
+            self.until(lambda: any(n.key == made.key for n in self.news()[before:]))  # noqa: B023 - waited for
 
     def read(self, wanted: Sequence[bytes]) -> dict[bytes, Loaded | None]:
         answers: list[dict[bytes, Loaded | None]] = []
