@@ -73,7 +73,7 @@ async def ask(port: int, model: str, text: str, tokens: int) -> tuple[float, int
     while data := await reader.read(65536):
         if first is None:
             seen += data
-            if _has_text(seen):
+            if has_text(seen):
                 first = time.perf_counter() - start
         tail = (tail + data)[-4096:]
     writer.close()
@@ -82,7 +82,7 @@ async def ask(port: int, model: str, text: str, tokens: int) -> tuple[float, int
     return first, _usage(tail)
 
 
-def _has_text(data: bytes) -> bool:
+def has_text(data: bytes) -> bool:
     """Does any whole event so far carry text? Only called until the first one does."""
     for line in data.split(b"\n"):
         if line.startswith(b"data: {"):

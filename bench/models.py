@@ -31,12 +31,30 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "head_dim": 64,
     },
+    # Few heads: MLX's exponential on the CPU is scalar, and with many a long prompt costs little else.
+    "flat": {
+        "hidden_size": 512,
+        "num_hidden_layers": 2,
+        "intermediate_size": 1536,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+    },
     "90m": {
         "hidden_size": 768,
         "num_hidden_layers": 12,
         "intermediate_size": 2304,
         "num_attention_heads": 12,
         "num_key_value_heads": 4,
+        "head_dim": 64,
+    },
+    # Next to no weights and 48 KiB of KV per token: a few long prompts fill any budget.
+    "kv": {
+        "hidden_size": 64,
+        "num_hidden_layers": 6,
+        "intermediate_size": 128,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
         "head_dim": 64,
     },
 }

@@ -81,14 +81,16 @@ class _Server:
     """A side that speaks HTTP."""
 
     def __init__(self, name: str, command: list[str], port: int, model: str, log: Path) -> None:
-        self.name, self.port, self._model = name, port, model
-        with log.open("wb") as out:
-            self.process: subprocess.Popen[Any] = subprocess.Popen(
-                command, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL
-            )
+        self.name, self.port, self.model = name, port, model
+        self._command, self._log = command, log
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[Any]:
+        with self._log.open("wb") as out:
+            return subprocess.Popen(self._command, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
     def run(self, load: Load, round_: int) -> Result:
-        return asyncio.run(client.run(self.port, self._model, load, round_))
+        return asyncio.run(client.run(self.port, self.model, load, round_))
 
     def wait(self, path: str) -> None:
         end = time.monotonic() + START_LIMIT_S
@@ -98,7 +100,8 @@ class _Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
             time.sleep(0.05)
-        raise RuntimeError(f"{self.name} did not come up")
+        self.close()  # nobody else could: it is not built yet
+        raise RuntimeError(f"{self.name} did not come up; see {self._log}")
 
     def close(self) -> None:
         self.process.terminate()
@@ -116,10 +119,11 @@ def _answers(url: str) -> bool:
 class Peer(_Server):
     """mlx-lm's server, with OpenBLAS loaded before MLX as LMX's engines do."""
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path, *options: str) -> None:
         port = free_port()
         command = [sys.executable, "-m", "bench.peer", "--model", str(folder), "--port", str(port)]
-        super().__init__("peer", [*command, "--log-level", "ERROR"], port, str(folder), scratch / "peer.log")
+        command += ["--log-level", "ERROR", *options]
+        super().__init__("peer", command, port, str(folder), scratch / "peer.log")
         self.wait("/v1/models")
 
 
@@ -144,6 +148,19 @@ class Ours(_Server):
         new = self.file.with_suffix(".new")
         new.write_text(yaml.safe_dump(spec))
         os.replace(new, self.file)
+
+    def kill(self) -> None:
+        """kill -9 of everything at once."""
+        family = _family(self)
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        self.process.wait(60)
+        psutil.wait_procs(family, 60)
+
+    def restart(self) -> None:
+        """The same command again; returns when it is ready."""
+        self.process = self._start()
+        self.wait("/readyz")
 
 
 @contextlib.contextmanager

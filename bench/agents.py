@@ -1,0 +1,102 @@
+"""Agents with tools: many turns, each the whole conversation so far and one tool's result.
+
+Both sides run the same model and get the same system prompt, task and results; what an agent sends back as
+the assistant's words is what that side answered. mlx-lm's server runs with its own prompt cache: as it comes
+for one conversation, and with the same bytes as LMX's memory tier for several at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import models, talk
+from bench.nextturn import CONTEXT
+from bench.sides import Ours, Peer, Side, only
+from bench.talk import Talk, Turn
+
+SHAPE = "flat"
+TURNS, ANSWER = 20, 32
+AT_ONCE, FIT = 8, 3
+LENGTH = talk.AGENT + TURNS * (sum(talk.RESULT) // 2 + ANSWER)  # tokens of a conversation at its end
+
+
+@dataclass(frozen=True)
+class Played:
+    """Turns by conversation, of one side in one round."""
+
+    turns: list[list[Turn]]
+
+    @property
+    def first_s(self) -> float:
+        """Total time to first token."""
+        return sum(turn.first_s for talk_ in self.turns for turn in talk_)
+
+    @property
+    def cached(self) -> float:
+        """Part of all prompt tokens that was not computed."""
+        turns = [turn for talk_ in self.turns for turn in talk_]
+        return sum(turn.cached for turn in turns) / sum(turn.prompt for turn in turns)
+
+
+def bytes_per_token(shape: str) -> int:
+    """Keys and values of all layers in float32."""
+    sizes = models.SHAPES[shape]
+    return int(2 * 4 * sizes["num_hidden_layers"] * sizes["num_key_value_heads"] * sizes["head_dim"])
+
+
+def one(scratch: Path, rounds: int) -> list[dict[str, Played]]:
+    """A conversation at a time, all different. The first round warms up and is not among them."""
+    cache = {"memory": "1GiB", "disk": "8GiB"}
+    return _play(scratch, "agent", rounds + 1, 1, cache, ())[1:]
+
+
+def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
+    """AT_ONCE conversations of the same agent at once; memory for FIT of them, system prompts included."""
+    size = FIT * LENGTH * bytes_per_token(SHAPE)
+    # The peer counts sequences too; bytes alone shall bind.
+    options = ("--prompt-cache-bytes", str(size), "--prompt-cache-size", "1000")
+    return _play(scratch, "crowd", rounds, AT_ONCE, {"memory": size, "disk": "8GiB"}, options)
+
+
+def _play(
+    scratch: Path, name: str, rounds: int, talks: int, cache: dict[str, Any], options: tuple[str, ...]
+) -> list[dict[str, Played]]:
+    folder = models.make(scratch / name, SHAPE, CONTEXT)
+    place = scratch / f"{name}-run"
+    place.mkdir()
+    ours = Ours(folder, place, cache={**cache, "path": str(place / "cache")})
+    sides: list[Ours | Peer] = [ours]
+    try:
+        sides.append(Peer(folder, place, *options))
+        return [_round(sides, f"{name} {round_}", talks, round_) for round_ in range(rounds)]
+    finally:
+        for side in sides:
+            side.close()
+
+
+def _round(sides: list[Ours | Peer], seed: str, talks: int, round_: int) -> dict[str, Played]:
+    found = {}
+    everyone: list[Side] = list(sides)
+    for side in sides if round_ % 2 else reversed(sides):
+        with only(side, everyone):
+            found[side.name] = asyncio.run(_all(side, seed, talks))
+    return found
+
+
+async def _all(side: Ours | Peer, seed: str, talks: int) -> Played:
+    system = talk.agent(random.Random(f"{seed} agent"))  # one program, run `talks` times
+    work = (_talk(side, [system], random.Random(f"{seed} task {n}")) for n in range(talks))
+    return Played(list(await asyncio.gather(*work)))
+
+
+async def _talk(side: Ours | Peer, said: Talk, draw: random.Random) -> list[Turn]:
+    turns: list[Turn] = []
+    said = [*said, talk.task(draw)]
+    for _ in range(TURNS):
+        turns.append(await talk.ask(side.port, side.model, said, ANSWER))
+        said = [*talk.said(said, turns[-1]), talk.result(draw)]
+    return turns
