@@ -11,16 +11,13 @@ from typing import Literal
 
 from reconciler import names
 from reconciler.readings import LEVELS, EngineReading, Level, Reading
+from reconciler.runaway import Growth, growing, runaway
 from reconciler.spec import Spec
 from reconciler.units import Share
 
 # Steps that take models out: in vain where other programs fill the machine.
 TAKES_MODELS = frozenset({"shed", "unload"})
-OVER = 1.25  # a runaway engine uses more than this times its allowance ...
-OVER_BYTES = 64 * 2**20  # ... and this much more; small engines differ by as much from their forecast
 ENDING_S = 2.0  # a runaway engine is killed within this long; no step is taken for its sake meanwhile
-GROWS_S = 0.5  # at critical, growing beyond its allowance for this long without a pause is runaway too
-GROWS_BYTES = 2**20  # from one reading to the next: less is no growth
 UNLOADS_S = 3600.0  # unloads within this long double the back-off
 UNMEASURED_S = 60.0  # heat counts for this long after it could last be measured
 BACK_OFF_S = (1.0, 300.0)  # shortest and longest
@@ -47,15 +44,6 @@ class Policy:
             memory.warning, memory.critical, memory.recover, memory.dwell, memory.ladder,
             thermal.enter, thermal.leave,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Growth:
-    """An engine beyond its allowance at critical that has grown with each reading since then."""
-
-    engine: str
-    memory_bytes: int
-    since: float
 
 
 @dataclass(frozen=True)
@@ -127,8 +115,8 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
     if before.read_at is not None and now <= before.read_at:
         return before
     level, cause = judge(reading, policy)
-    growing = _growing(before.growing, reading, policy)
-    runaway = _runaway(before.runaway, growing, reading, policy)
+    grown = growing(before.growing, reading, policy.critical)
+    wild = runaway(before.runaway, grown, reading, policy.critical)
     state = replace(
         before,
         level=level,
@@ -136,9 +124,9 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
         calm_since=_since(before.calm_since, _calm(before, level, reading, policy), now),
         unloads=tuple(at for at in before.unloads if at > now - UNLOADS_S),
         read_at=now,
-        runaway=runaway,
-        growing=growing,
-        runaway_since=_since(before.runaway_since, bool(runaway), now),
+        runaway=wild,
+        growing=grown,
+        runaway_since=_since(before.runaway_since, bool(wild), now),
     )
     state = _tell(_heat(state, reading, policy), now, policy.dwell)
     edited = _edited(state, policy, now)
@@ -154,9 +142,9 @@ def advance(before: Pressure, reading: Reading, policy: Policy) -> Pressure:
 def judge(reading: Reading, policy: Policy) -> tuple[Level, Cause]:
     """The worse of our use and the system's own pressure, and whose doing it is."""
     ours: Level = "normal"
-    if _reaches(reading, policy.critical):
+    if reading.reaches(policy.critical):
         ours = "critical"
-    elif _reaches(reading, policy.warning):
+    elif reading.reaches(policy.warning):
         ours = "warning"
     if _rank(ours) >= _rank(reading.system):
         return ours, "ours" if ours != "normal" else ""
@@ -165,11 +153,6 @@ def judge(reading: Reading, policy: Policy) -> tuple[Level, Cause]:
 
 def _rank(level: Level) -> int:
     return LEVELS.index(level)
-
-
-def _reaches(reading: Reading, share: Share) -> bool:
-    """Whether our use reaches a share of the budget. Without a budget it is not known to reach any."""
-    return reading.budget_bytes > 0 and reading.used_bytes >= reading.budget_bytes * share.fraction
 
 
 def _calm(before: Pressure, level: Level, reading: Reading, policy: Policy) -> bool:
@@ -181,7 +164,7 @@ def _calm(before: Pressure, level: Level, reading: Reading, policy: Policy) -> b
     """
     if level != "normal" or reading.budget_bytes <= 0:
         return False
-    return not before.ours or not _reaches(_without(reading, reading.lent_bytes), policy.recover)
+    return not before.ours or not _without(reading, reading.lent_bytes).reaches(policy.recover)
 
 
 def _since(before: float | None, holds: bool, now: float) -> float | None:
@@ -221,51 +204,6 @@ def _heat(state: Pressure, reading: Reading, policy: Policy) -> Pressure:
     return replace(state, heat=reading.heat, hot=hot, cool_since=cool_since)
 
 
-# --- engines that use more than they were let in for ---------------------------------------------------
-
-
-def _growing(before: tuple[Growth, ...], reading: Reading, policy: Policy) -> tuple[Growth, ...]:
-    """Engines that the steps of the ladder do not hold: beyond their allowance, and growing all the same."""
-    if not _reaches(reading, policy.critical):
-        return ()
-    known = {growth.engine: growth for growth in before}
-    found = []
-    for engine in reading.engines:
-        if engine.allowed_bytes <= 0 or engine.memory_bytes <= engine.allowed_bytes:
-            continue
-        old = known.get(engine.id)
-        grows = old is not None and engine.memory_bytes >= old.memory_bytes + GROWS_BYTES
-        since = old.since if old is not None and grows else reading.at
-        found.append(Growth(engine.id, engine.memory_bytes, since))
-    return tuple(found)
-
-
-def _runaway(
-    before: tuple[str, ...], growing: tuple[Growth, ...], reading: Reading, policy: Policy
-) -> tuple[str, ...]:
-    """Those listed that are still there, and those that go beyond every allowance now, worst first."""
-    there = {engine.id for engine in reading.engines}
-    listed = tuple(ident for ident in before if ident in there)
-    if not _reaches(reading, policy.critical):
-        return listed
-    wild = {growth.engine for growth in growing if reading.at - growth.since >= GROWS_S}
-    over = [
-        engine
-        for engine in reading.engines
-        if engine.id not in listed and (engine.id in wild or _is_over(engine, reading.budget_bytes))
-    ]
-    over.sort(key=lambda engine: (engine.allowed_bytes - engine.memory_bytes, engine.id))
-    return (*listed, *(engine.id for engine in over))
-
-
-def _is_over(engine: EngineReading, budget: int) -> bool:
-    """Beyond its allowance and a quarter; or the whole budget alone, where the allowance is most of it."""
-    if engine.allowed_bytes <= 0:
-        return False
-    beyond = engine.memory_bytes - OVER * engine.allowed_bytes >= OVER_BYTES
-    return beyond or engine.memory_bytes > max(budget, engine.allowed_bytes + OVER_BYTES)
-
-
 # --- the ladder ----------------------------------------------------------------------------------------
 
 
@@ -302,7 +240,7 @@ def _is_being_ended(state: Pressure, reading: Reading, policy: Policy) -> bool:
     if state.runaway_since is None or reading.at - state.runaway_since >= ENDING_S:
         return False
     gone = sum(engine.memory_bytes for engine in reading.engines if engine.id in state.runaway)
-    return state.cause == "ours" and not _reaches(_without(reading, gone), policy.warning)
+    return state.cause == "ours" and not _without(reading, gone).reaches(policy.warning)
 
 
 def _without(reading: Reading, count: int) -> Reading:
@@ -340,7 +278,7 @@ def _on_their_way(state: Pressure, reading: Reading, policy: Policy) -> bool:
     if state.since is None or reading.at - state.since >= policy.dwell:
         return False
     gone = sum(engine.memory_bytes for engine in reading.engines if _leaves(state, engine))
-    return not _reaches(_without(reading, gone), policy.critical)
+    return not _without(reading, gone).reaches(policy.critical)
 
 
 def _leaves(state: Pressure, engine: EngineReading) -> bool:

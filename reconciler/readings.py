@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from reconciler.units import Share
+
 Level = Literal["normal", "warning", "critical"]
 LEVELS: tuple[Level, ...] = ("normal", "warning", "critical")
 
@@ -42,6 +44,10 @@ class Reading:
     heat: str | None = None  # one of names.HEAT
     engines: tuple[EngineReading, ...] = ()
     lent_bytes: int = 0
+
+    def reaches(self, share: Share) -> bool:
+        """Whether our use reaches a share of the budget. Without a budget it is not known to reach any."""
+        return self.budget_bytes > 0 and self.used_bytes >= self.budget_bytes * share.fraction
 
 
 @dataclass(frozen=True)
