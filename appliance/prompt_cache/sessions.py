@@ -4,7 +4,8 @@
 
 Clients choose names, so a file is called by a hash of name and scope. `keys` lists the blocks and states from
 the text's beginning to its end: other engines read it to let these files give way last, and the parent to
-drop a session of a model that is not loaded. `Named` is the engine's side; `on_disk` and `drop_on_disk` need none.
+drop a session of a model that is not loaded. `Named` is the engine's side; `on_disk` and `drop_on_disk` need
+no engine.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ class Shop:
         self.until(lambda: done)
 
 
+@contextmanager
 def shop(root: Path, **options: Any) -> Iterator[Shop]:
     made = Shop(root, **options)
-    yield made
-    made.store.close(5.0)
+    try:
+        yield made
+    finally:
+        made.store.close(5.0)

@@ -41,7 +41,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def disk(tmp_path: Path, clock: Clock) -> Iterator[Shop]:
-    yield from shop(tmp_path / "cache", quota=ROOM, clock=clock)
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock) as disk:
+        yield disk
 
 
 def total(root: Path) -> int:
@@ -104,7 +105,7 @@ def test_recency_survives_a_restart(disk: Shop, clock: Clock) -> None:
     disk.store.touch([made.key for made in old])
     disk.settle()
     disk.store.close(5)
-    for later in shop(disk.root, quota=ROOM, clock=clock):
+    with shop(disk.root, quota=ROOM, clock=clock) as later:
         clock.pass_by()
         later.put(record(first=77))
         assert later.has(*old, *new) == [True] * 9 + [False]
@@ -131,13 +132,13 @@ def test_what_is_larger_than_the_quota_is_refused(disk: Shop) -> None:
 
 def test_files_from_the_future_count_as_used_now_and_age_from_then_on(tmp_path: Path, clock: Clock) -> None:
     made = text(10)
-    for first in shop(tmp_path / "cache", quota=ROOM, clock=clock):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock) as first:
         first.put(*made)
     for number, one in enumerate(made[:5]):
         later = int((clock.now + 10**8 - number) * 1e9)
         os.utime(path_of(tmp_path / "cache", one), ns=(later, later))
     clock.pass_by()
-    for disk in shop(tmp_path / "cache", quota=ROOM, clock=clock):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock) as disk:
         disk.store.scan()
         times = [path_of(disk.root, one).stat().st_mtime_ns for one in made]
         assert max(times) <= clock.now * 1e9
@@ -175,10 +176,10 @@ def test_times_after_now_are_put_right_in_their_order() -> None:
 
 def test_another_models_files_give_way_too(tmp_path: Path, clock: Clock) -> None:
     theirs = text(8, namespace=OTHER)
-    for other in shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER) as other:
         other.put(*theirs)
     clock.pass_by()
-    for disk in shop(tmp_path / "cache", quota=ROOM, clock=clock):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock) as disk:
         disk.put(*text(5))
         assert total(disk.root) <= ROOM
         assert [path_of(disk.root, one, OTHER).exists() for one in theirs] == [True] * 5 + [False] * 3
@@ -189,10 +190,10 @@ def test_another_models_files_give_way_too(tmp_path: Path, clock: Clock) -> None
 
 def test_what_another_engine_used_since_we_counted_is_not_taken_for_old(tmp_path: Path, clock: Clock) -> None:
     theirs = text(5, namespace=OTHER)
-    for other in shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER) as other:
         other.put(*theirs)
         clock.pass_by()
-        for disk in shop(tmp_path / "cache", quota=ROOM, clock=clock):
+        with shop(tmp_path / "cache", quota=ROOM, clock=clock) as disk:
             mine = text(5)
             disk.put(*mine)
             clock.pass_by()
@@ -206,10 +207,10 @@ def test_what_another_engine_used_since_we_counted_is_not_taken_for_old(tmp_path
 
 def test_a_file_that_another_engine_evicted_is_a_miss(tmp_path: Path, clock: Clock) -> None:
     mine = text(10)
-    for disk in shop(tmp_path / "cache", quota=ROOM, clock=clock):
+    with shop(tmp_path / "cache", quota=ROOM, clock=clock) as disk:
         disk.put(*mine)
         clock.pass_by()
-        for other in shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER):
+        with shop(tmp_path / "cache", quota=ROOM, clock=clock, namespace=OTHER) as other:
             other.put(*text(2, namespace=OTHER))
         found = disk.read([one.key for one in mine])
         assert [found[one.key] is not None for one in mine] == [True] * 8 + [False] * 2
@@ -243,7 +244,7 @@ def test_two_processes_share_a_root_and_its_quota(tmp_path: Path) -> None:
     ]
     assert [engine.wait(100) for engine in engines] == [0, 0]
     assert total(tmp_path / "cache") <= room * 1.2
-    for disk in shop(tmp_path / "cache", quota=room, namespace=OTHER):
+    with shop(tmp_path / "cache", quota=room, namespace=OTHER) as disk:
         scanned: list[tuple[Record, int, float]] = disk.store.scan()
         assert len(scanned) == len(list(folder.walk(disk.root)))
         disk.put(record(first=9, namespace=OTHER))

@@ -17,7 +17,8 @@ from tests.prompt_cache.making import META, NAMESPACE, Shop, contents, path_of, 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Shop]:
-    yield from shop(tmp_path / "cache")
+    with shop(tmp_path / "cache") as disk:
+        yield disk
 
 
 def test_what_was_put_is_read_again(disk: Shop) -> None:
@@ -260,7 +261,7 @@ def test_a_file_of_a_later_format_is_a_miss_and_stays(disk: Shop) -> None:
 
 
 def test_few_damaged_files_are_kept_the_newest(tmp_path: Path) -> None:
-    for disk in shop(tmp_path / "cache"):
+    with shop(tmp_path / "cache") as disk:
         records = text(20)
         disk.put(*records)
         for made in records:
@@ -272,7 +273,7 @@ def test_few_damaged_files_are_kept_the_newest(tmp_path: Path) -> None:
 
 
 def test_damaged_files_take_a_hundredth_of_the_quota_at_most(tmp_path: Path) -> None:
-    for disk in shop(tmp_path / "cache", quota=1_000_000):
+    with shop(tmp_path / "cache", quota=1_000_000) as disk:
         records = text(8)
         disk.put(*records)
         for made in records:
