@@ -1,6 +1,9 @@
 """`make bench`: every figure that LMX promises, measured side by side in one run.
 
-    python -m bench [speed|serving|swap|overload|strain ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
+    python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
+
+PART: speed, serving, swap, overload, strain, reuse; of the last, also one of reuse.turn, reuse.agent,
+reuse.crowd, reuse.writing, reuse.lookup.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -19,13 +22,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import overload, serving, speed, strain, swap
+from bench import overload, reuse, serving, speed, strain, swap
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "swap", "overload", "strain")
+PARTS = ("speed", "serving", "swap", "overload", "strain", "reuse")
+REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
-def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str]) -> Iterator[Row]:
+def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: Path) -> Iterator[Row]:
     if "speed" in parts:
         yield from speed.run(scratch, rounds, shapes)
     if "serving" in parts:
@@ -36,11 +40,13 @@ def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str]) -> It
         yield from overload.run(scratch)
     if "strain" in parts:
         yield from strain.run(scratch)
+    if found := [part for part in reuse.PARTS if {"reuse", f"reuse.{part}"} & set(parts)]:
+        yield from reuse.run(scratch, found, rounds, out)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *REUSE, []], default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", nargs="+", choices=["5m", "90m"], default=["5m", "90m"])
     parser.add_argument("--out", type=Path, default=Path("bench/results/latest.json"))
@@ -48,7 +54,7 @@ def main() -> int:
     rows = []
     console = Console()
     with tempfile.TemporaryDirectory(prefix="lmx-bench-") as scratch:
-        for row in _rows(args.parts, Path(scratch), args.rounds, args.shape):
+        for row in _rows(args.parts, Path(scratch), args.rounds, args.shape, args.out.parent):
             rows.append(row)
             console.print(_line(row), highlight=False)
     console.print(_table(rows))

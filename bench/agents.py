@@ -59,7 +59,7 @@ def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
     size = FIT * LENGTH * bytes_per_token(SHAPE)
     # The peer counts sequences too; bytes alone shall bind.
     options = ("--prompt-cache-bytes", str(size), "--prompt-cache-size", "1000")
-    return _play(scratch, "crowd", rounds, AT_ONCE, {"memory": size, "disk": "8GiB"}, options)
+    return _play(scratch, "crowd", rounds, AT_ONCE, {"memory": f"{size}B", "disk": "8GiB"}, options)
 
 
 def _play(

@@ -32,10 +32,11 @@ TOOLS = ("read_file", "write_file", "list_folder", "search", "run", "apply_patch
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer. first_s: seconds from opening the connection to the first text. prompt, cached: tokens by
-    the answer's usage."""
+    """One answer. first_s, last_s: seconds from opening the connection to the first text and to the end.
+    prompt, cached: tokens by the answer's usage."""
 
     first_s: float
+    last_s: float
     text: str
     prompt: int
     cached: int
@@ -124,6 +125,7 @@ async def ask(port: int, model: str, talk: Talk, tokens: int) -> Turn:
         whole += data
         if first is None and has_text(whole):
             first = time.perf_counter() - start
+    last = time.perf_counter() - start
     writer.close()
     events = [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: {")]
     usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
@@ -135,7 +137,7 @@ async def ask(port: int, model: str, talk: Talk, tokens: int) -> Turn:
         choice["delta"].get("content") or "" for event in events for choice in event.get("choices", ())
     )
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Turn(first, answer, usage["prompt_tokens"], cached)
+    return Turn(first, last, answer, usage["prompt_tokens"], cached)
 
 
 def said(talk: Talk, turn: Turn) -> Talk:
