@@ -14,9 +14,11 @@ folder's rights. Source of the format: https://huggingface.co/docs/safetensors
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -29,7 +31,7 @@ from appliance.prompt_cache import keys
 FORMAT = 1
 HEADER_MOST = 4 * 2**20  # bytes; a model of 200 layers needs about 60,000
 PIECE = 2**20  # bytes read, written or hashed at a time; the interpreter's lock is free during each
-SMALL = 2**16  # bytes; from here on, fresh pages are cheaper than memory set to zero under the lock
+LARGE = 4 * 2**20  # bytes; buffers from here on are made of fresh pages
 
 SIZES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
@@ -317,8 +319,15 @@ def _meaning(about: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
 
 
 def _buffer(nbytes: int) -> memoryview:
-    """Room for `nbytes`. Large: fresh pages, as a bytearray is set to zero under the interpreter's lock."""
-    if nbytes < SMALL:
+    """Room for `nbytes`. A bytearray is set to zero under the interpreter's lock: too long where it is large.
+
+    Fresh pages come without that. On Linux they are asked for as huge ones: half of the time to read
+    and check 25 MiB went into faults of 4 KiB each (19 ms against 10 on two cores at 3 GHz).
+    """
+    if nbytes < LARGE:
         return memoryview(bytearray(nbytes))
     pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
