@@ -143,7 +143,9 @@ class Forgetful(RuleBasedStateMachine):
         entry = self.index.victim()
         assert entry in ends
         assert rank(entry) == min(map(rank, ends))
+        disk = entry.disk
         self.index.release(entry)
+        assert (entry.payload, entry.disk) == (None, disk)
         self.forget_the_gone()
 
     @rule(data=st.data())
@@ -156,7 +158,9 @@ class Forgetful(RuleBasedStateMachine):
         if action == "write":
             self.index.written(entry, 120)
         elif action == "lose":
+            payload = entry.payload
             self.index.lost(entry)
+            assert (entry.payload, entry.disk) == (payload, 0)
         elif action == "remove":
             self.index.remove(entry)
         elif action == "use":
