@@ -21,7 +21,7 @@ from pathlib import Path
 
 import uvloop
 
-from appliance import descriptors, state
+from appliance import descriptors, identity, state
 from appliance.breakers import Breaker, Breakers, told
 from appliance.control import ApplianceControl
 from appliance.effects import RealEffects
@@ -37,6 +37,7 @@ from appliance.remembered import Remembered
 from appliance.request_log import RequestLog
 from appliance.server.app import Listeners, build
 from appliance.service import Services
+from appliance.sessions import Sessions
 from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.process import ENGINE
@@ -172,6 +173,8 @@ class _Appliance:
             retry=self._fetching.retry_all,
             metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
             breakers=self._breakers,
+            sessions=Sessions(self._engines, lambda: self._effects.cache_path),
+            identities=identity.load(folder),
         )
         self._router.books.priority_of = self._control.priority_of
         app = build(self._control)
@@ -179,7 +182,7 @@ class _Appliance:
         services = Services(clock.time)
         self._router.books.on_end.append(services.ended)
         self._router.books.on_refused.append(services.refused)
-        effects = RealEffects(
+        self._effects = RealEffects(
             self._engines,
             self._router,
             self._listeners,
@@ -190,7 +193,7 @@ class _Appliance:
             self._poke,
         )
         self._loop = Loop(
-            effects,
+            self._effects,
             self._memory,
             file.read,
             file.parse,

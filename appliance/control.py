@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from appliance import status as documents
+from appliance import templates
 from appliance.breakers import Breakers
 from appliance.errors import ApiError
 from appliance.feed import Feed
 from appliance.hub.inventory import inventory
+from appliance.identity import Identities
 from appliance.metrics import Metrics
 from appliance.remembered import Remembered
+from appliance.sessions import Sessions
 from appliance.supervisor.router import Router
 from appliance.warming import warm
 from reconciler.fields import plain
@@ -42,10 +45,13 @@ class ApplianceControl:
         retry: Callable[[], None],
         metrics: Metrics,
         breakers: Breakers,
+        sessions: Sessions,
+        identities: Identities,
     ) -> None:
         self.router = router
         self._retry, self._metrics, self._breakers = retry, metrics, breakers
         self._feed, self._memory, self._source = feed, memory, source
+        self._sessions, self.identity = sessions, identities.of
         self._loop: Loop
         self._started = time.time()
         self._changed = asyncio.Event()
@@ -240,7 +246,14 @@ class ApplianceControl:
             name = (documents.serving(seen) if seen is not None else None) or spec.active
             if name is None:
                 raise ApiError("no-model-loaded", "no model is active; name the one to warm up")
-        return await warm(self.router, self._key(name), spec.swap.load_timeout)
+        key = self._key(name)
+        return await warm(self.router, key, spec.swap.load_timeout, templates.of(spec, spec.models[key]))
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        return await self._sessions.held()
+
+    async def drop_sessions(self, name: str | None, model: str | None) -> list[dict[str, Any]]:
+        return await self._sessions.drop(name, model)
 
     async def reconcile(self) -> dict[str, Any]:
         self._retry()

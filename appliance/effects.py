@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from appliance import wire
+from appliance import templates, wire
+from appliance.cache_folder import CacheFolder
 from appliance.fetching import Fetching
 from appliance.hub import files
 from appliance.measuring import Sampler
@@ -62,16 +63,24 @@ class RealEffects:
         self._base, self._on_change = base, on_change
         self._loop = asyncio.get_running_loop()
         self._own_digests: dict[str, str] = {}
+        self._cache: CacheFolder | None = None  # of the first spec there was
         self._refused_at: dict[tuple[str, int], float] = {}  # sockets that could not be bound, since when
         self._closing: set[asyncio.Task[None]] = set()
 
     def now(self) -> float:
         return self._loop.time()
 
+    @property
+    def cache_path(self) -> Path | None:
+        """`cache.path` as it is in force; None before the first look."""
+        return None if self._cache is None else self._cache.path
+
     # --- observe -----------------------------------------------------------------------------------
 
     async def observe(self, spec: Spec, models: Mapping[str, Model]) -> Observed:
         sample = self._sampler.newest()
+        if self._cache is None:
+            self._cache = CacheFolder(spec, self._base)
         engines = tuple(
             replace(e, own_digest=self._own_digests.get(e.id, "")) for e in self._engines.observe()
         )
@@ -86,6 +95,7 @@ class RealEffects:
             wanted=self._router.wanted,
             last_used=self._router.last_used,
             service=self._services.look(spec, engines, self._router),
+            cache_problem=self._cache.problem(spec),
         )
 
     def _files(self, digest: str, model: Model) -> ModelFiles:
@@ -144,10 +154,17 @@ class RealEffects:
             adapter=os.fspath(adapter) if adapter is not None else None,
             trust_remote_code=model.trust_remote_code,
             kv_bits=model.kv_bits,
+            cache_path=None if self.cache_path is None else os.fspath(self.cache_path),
         )
         probe = Probe(model.probe.prompt, model.probe.max_tokens, model.probe.within)
         engine = self._engines.spawn(
-            action.model, action.digest, load, action.limits, probe, spec.swap.load_timeout
+            action.model,
+            action.digest,
+            load,
+            action.limits,
+            probe,
+            spec.swap.load_timeout,
+            warmup=templates.of(spec, model),
         )
         self._own_digests[engine] = action.own_digest
 

@@ -3,8 +3,8 @@
     {"ts": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "lmx.requests", "msg": "...", ...}
 
 Beside these, where they apply: request_id, route, model, engine, generation, step, prompt_tokens,
-cached_tokens, tokens, ttft_ms, duration_ms, code. Never the text of a prompt or an answer, a key, or a header
-other than the request id.
+cached_tokens, cached_from, left_out, tokens, ttft_ms, duration_ms, code. Never the text of a prompt or an
+answer, a key, or the value of a header other than the request id.
 
 Lines are written by a thread of their own: a reader of stderr that stands still must not hold up the event
 loop. What it cannot take is dropped, and how many that were is said when it takes lines again.

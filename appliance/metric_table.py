@@ -100,6 +100,35 @@ METRICS: tuple[Metric, ...] = (
     Metric("lmx_requests_in_flight", "gauge", "Rows of generation that engines hold now."),
     Metric("lmx_queue_depth", "gauge", "Requests that wait for a row, a load or a swap."),
     Metric("lmx_tokens_total", "counter", "Tokens.", (("kind", "prompt or completion"),)),
+    Metric(
+        "lmx_prompt_cache_hits_total",
+        "counter",
+        "Requests whose prompt was found in the prompt cache, at least its beginning.",
+        (("tier", "memory or disk: the slowest that gave something"),),
+    ),
+    Metric(
+        "lmx_prompt_cache_misses_total",
+        "counter",
+        "Requests for whose prompt a tier was asked and had nothing.",
+        (("tier", "memory or disk; the disk is asked for what memory has not"),),
+    ),
+    Metric(
+        "lmx_prompt_cache_damaged_total",
+        "counter",
+        "Files of the prompt cache that were damaged or not ours, and set aside.",
+        (("tier", "disk"),),
+    ),
+    Metric(
+        "lmx_prompt_cache_bytes",
+        "gauge",
+        "What the prompt cache holds, of models that are loaded.",
+        (("tier", "memory or disk"),),
+    ),
+    Metric(
+        "lmx_prompt_tokens_cached_total",
+        "counter",
+        "Prompt tokens that were taken from the prompt cache and not computed again.",
+    ),
     Metric("lmx_ttft_seconds", "histogram", "From a request to its first token, queue included.", (), WAITS),
     Metric(
         "lmx_inter_token_seconds",

@@ -112,6 +112,7 @@ class Metrics(Collector):
             if engine.model in used:
                 used[engine.model] += engine.memory_bytes
         yield "lmx_memory_engine_bytes", _by_one(used)
+        yield from self._cache(loop)
         states = {name: model["state"] for name, model in documents.models(loop).items()}
         yield (
             "lmx_model_state",
@@ -121,6 +122,20 @@ class Metrics(Collector):
                 for state in documents.STATES
             ],
         )
+
+    def _cache(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
+        counted = self._tally.cache
+        hits = {"memory": counted["memory_hits"], "disk": counted["disk_hits"]}
+        misses = {"memory": counted["misses"] + counted["disk_hits"], "disk": counted["misses"]}
+        yield "lmx_prompt_cache_hits_total", _by_one(hits)
+        yield "lmx_prompt_cache_misses_total", _by_one(misses)
+        yield "lmx_prompt_cache_damaged_total", _by_one({"disk": counted["damaged"]})
+        yield "lmx_prompt_tokens_cached_total", _one(counted["tokens"])
+        memory, disk = 0, dict[str, int]()
+        for engine in loop.seen.engines if loop.seen is not None else ():
+            memory += engine.cache.memory_bytes
+            disk[engine.digest] = max(disk.get(engine.digest, 0), engine.cache.disk_bytes)
+        yield "lmx_prompt_cache_bytes", _by_one({"memory": memory, "disk": sum(disk.values())})
 
     def _histograms(self) -> Iterator[tuple[str, Histograms]]:
         tally = self._tally

@@ -11,6 +11,7 @@ from collections import Counter
 
 from appliance.logs import fields
 from appliance.server.routes import route_of
+from appliance.server.volatile import NAME
 from appliance.supervisor.record import Ended, Refused
 
 log = logging.getLogger("lmx.requests")
@@ -47,6 +48,8 @@ class RequestLog:
                 step=self.step,
                 prompt_tokens=record.prompt_tokens,
                 cached_tokens=record.cached_tokens,
+                cached_from=record.cached_from,
+                left_out=NAME if record.caller.left_out else None,
                 tokens=record.tokens,
                 ttft_ms=_ms(ttft),
                 duration_ms=_ms(took),

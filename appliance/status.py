@@ -210,9 +210,29 @@ def _model(
             if choice is not None and choice.size is not None and choice.context
             else None,
             "measured_bytes": engine.memory_bytes if engine is not None else None,
+            "cached_bytes": engine.cache.memory_bytes if engine is not None else None,
         },
+        "cache": cache(engine),
         "slo": slo(loop, name),
         "pid": engine.pid if engine is not None else None,
+    }
+
+
+def cache(engine: EngineObs | None) -> dict[str, Any] | None:
+    """The prompt cache of a model that is loaded; counters since its engine started."""
+    if engine is None or engine.info is None:
+        return None
+    held, limits = engine.cache, engine.limits
+    return {
+        "memory": {
+            "bytes": held.memory_bytes,
+            "limit_bytes": limits.cache_memory_bytes if limits is not None else None,
+            "hits": held.memory_hits,
+        },
+        "disk": {"bytes": held.disk_bytes, "state": held.disk, "why": held.why, "hits": held.disk_hits},
+        "misses": held.misses,
+        "damaged": held.damaged,
+        "tokens": held.tokens,
     }
 
 
@@ -233,7 +253,7 @@ def model_state(
     """The contract's word for one model, and why."""
     if engine is not None and engine.state in _STATE:
         blocked = choice.blocked.message if choice is not None and choice.blocked is not None else ""
-        return _STATE[engine.state], blocked
+        return _STATE[engine.state], blocked or _warming(engine)
     record = loop.ledger.get(own_digest(form))
     if record.quarantined:
         return "quarantined", record.last.message if record.last is not None else ""
@@ -250,6 +270,14 @@ def model_state(
     if loop.desired.override(name) == "unload":
         return "on_disk", "unloaded by an admin call"
     return ("paged_out" if form.residency == "on_demand" else "on_disk"), f"residency: {form.residency}"
+
+
+def _warming(engine: EngineObs) -> str:
+    """How far it is with `models.*.warmup`."""
+    warmup = engine.warmup
+    if engine.state is not EngineState.PROBING or warmup.running is None or not warmup.begun:
+        return ""
+    return f"warms up with {warmup.running}, {warmup.done + 1} of {len(warmup.names)}"
 
 
 def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:

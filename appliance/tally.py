@@ -13,7 +13,7 @@ from appliance.metric_table import BY_NAME
 from appliance.server.routes import route_of
 from appliance.supervisor.record import Ended, Refused
 from reconciler.events import Event, EventType
-from reconciler.observed import EngineObs, EngineState
+from reconciler.observed import CacheObs, EngineObs, EngineState
 
 _STAGES = {
     EngineState.STARTING: "load",
@@ -22,6 +22,9 @@ _STAGES = {
     EngineState.DRAINING: "drain",
     EngineState.STOPPING: "stop",
 }
+
+# Of an engine's prompt cache, since its start: what grows.
+_GROWING = ("memory_hits", "disk_hits", "misses", "damaged", "tokens")
 
 
 class Histogram:
@@ -60,7 +63,9 @@ class Tally:
         self.requests: Counter[tuple[str, str]] = Counter()  # (route, code)
         self.ttft_s = _histogram("lmx_ttft_seconds")
         self.inter_token_s = _histogram("lmx_inter_token_seconds")
+        self.cache: Counter[str] = Counter()  # as CacheObs names them, over all engines there have been
         self._engines: dict[str, tuple[EngineState, float, float]] = {}  # id -> state, since, born
+        self._caches: dict[str, CacheObs] = {}  # id -> what has been counted of it
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -101,7 +106,10 @@ class Tally:
     def engines(self, seen: Iterable[EngineObs]) -> None:
         """What the loop sees in a pass: a state that has ended is a stage with a length."""
         before, self._engines = self._engines, {}
+        counted, self._caches = self._caches, {}
         for engine in seen:
+            self._caches[engine.id] = engine.cache
+            self._count(counted.get(engine.id, CacheObs()), engine.cache)
             known = before.get(engine.id)
             born = engine.since if known is None else known[2]
             self._engines[engine.id] = (engine.state, engine.since, born)
@@ -109,6 +117,10 @@ class Tally:
                 stage, rising = _STAGES[known[0]], engine.state is EngineState.LOADING
                 if not rising:  # starting and loading are one stage
                     self._stage(stage, engine.since - (born if stage == "load" else known[1]))
+
+    def _count(self, before: CacheObs, now: CacheObs) -> None:
+        for name in _GROWING:
+            self.cache[name] += max(0, getattr(now, name) - getattr(before, name))
 
     def _stage(self, stage: str, seconds: float) -> None:
         if stage not in self.stages_s:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor.generation import Generation
+from appliance.supervisor.order import Template
 from appliance.supervisor.record import Caller
 from appliance.supervisor.router import Router
 
@@ -27,14 +29,43 @@ def batches(concurrency: int) -> list[int]:
     return [rows for rows in (1, 2, 4, MOST_ROWS) if rows == 1 or rows <= concurrency]
 
 
-async def warm(router: Router, model: str, within: float) -> dict[str, Any]:
-    """Load the model if need be, at most `within` seconds, and run. Raises ApiError."""
+async def warm(
+    router: Router, model: str, within: float, templates: Sequence[Template] = ()
+) -> dict[str, Any]:
+    """Load the model if need be, at most `within` seconds, and run. Raises ApiError.
+
+    templates: what `models.*.warmup` names; one that fails is told of, and stops nothing.
+    """
     began = time.monotonic()
     await _until_it_answers(router, model, began + within)
     ready = time.monotonic() - began
     route = router.table.routes.get(model)
     runs = [await _run(router, model, rows) for rows in batches(1 if route is None else route.concurrency)]
-    return {"success": True, "model": model, "first_answer_ms": round(ready * 1000, 1), "runs": runs}
+    return {
+        "success": True,
+        "model": model,
+        "first_answer_ms": round(ready * 1000, 1),
+        "runs": runs,
+        "templates": [await _read(router, model, template) for template in templates],
+    }
+
+
+async def _read(router: Router, model: str, template: Template) -> dict[str, Any]:
+    """Put one conversation into the prompt cache."""
+    if template.submit is None:
+        return {"name": template.name, "error": template.problem}
+    began = time.monotonic()
+    try:
+        async with await router.open(model, template.submit, bounded=False, caller=CALLER) as generation:
+            await generation.collect()
+    except ApiError as error:
+        return {"name": template.name, "error": error.message}
+    return {
+        "name": template.name,
+        "ms": round((time.monotonic() - began) * 1000, 1),
+        "prompt_tokens": generation.prompt_tokens,
+        "cached_tokens": generation.cached_tokens,
+    }
 
 
 async def _until_it_answers(router: Router, model: str, deadline: float) -> None:

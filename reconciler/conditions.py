@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reconciler.actions import Forget, SetTable, Spawn
+from reconciler.cache_ready import cache_ready
 from reconciler.choice import RISING, Blocked, Choice
 from reconciler.observed import EngineState, Observed
 from reconciler.plan import Plan
@@ -82,7 +83,7 @@ def _all(facts: Facts) -> dict[str, Verdict]:
         "Degraded": _degraded(facts),
         "MemoryPressure": _memory(facts),
         "ThermalPressure": _thermal(facts),
-        "CacheReady": ("Unknown", "NotSupported", "this version has no prompt cache"),
+        "CacheReady": cache_ready(facts.spec, facts.seen, facts.strain),
         "Suspended": ("True", "SpecSays", "suspend is true: edits are read, nothing is changed")
         if facts.suspended
         else ("False", "NotSuspended", ""),

@@ -30,6 +30,10 @@ class EventType(StrEnum):
     APPLIED = "Applied", "A generation reached Ready and Synced: it is the last-known-good now."
     ACTION = "Action", "The loop began one step of the plan."
     ENGINE_READY = "EngineReady", "An engine loaded its model and answered its probe."
+    WARMUP_FAILED = (
+        "WarmupFailed",
+        "A conversation of `warmup` could not be cached; the model serves all the same.",
+    )
     ENGINE_STOPPED = "EngineStopped", "An engine ended because it was told to; the memory it gave back."
     ENGINE_FAILED = "EngineFailed", "An engine could not load, failed its probe, exited, crashed or hung."
     QUARANTINED = "Quarantined", "A model's engine crashed three times in ten minutes and is left alone."

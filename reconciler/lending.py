@@ -36,8 +36,8 @@ def within(limits: Limits, share: int, weights: int, spare: int) -> int:
 
 
 def given_back(engine: EngineObs) -> bool:
-    """It drains and takes nothing new: its cache helps nobody any more, and what is to stay lies on disk."""
-    return engine.state is EngineState.DRAINING and engine.cache.memory_bytes > 0
+    """It still answers and takes nothing new: its cache helps nobody, and what is to stay is on disk."""
+    return engine.state is EngineState.DRAINING and engine.leases > 0 and engine.cache.memory_bytes > 0
 
 
 def _whole(desired: Desired, seen: Observed) -> int:

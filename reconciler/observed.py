@@ -113,6 +113,7 @@ class WarmupObs:
 
     names: tuple[str, ...] = ()
     done: int = 0
+    begun: bool = False  # the probe is over
     failed: tuple[tuple[str, str], ...] = ()
 
     @property

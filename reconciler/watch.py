@@ -22,7 +22,11 @@ def changes(old: Observed | None, old_plan: Plan | None, new: Observed, plan: Pl
 
 def _engines(old: Observed | None, new: Observed) -> Iterator[Change]:
     before = {e.id: e.state for e in old.engines} if old is not None else {}
+    told = {e.id: len(e.warmup.failed) for e in old.engines} if old is not None else {}
     for engine in new.engines:
+        for name, why in engine.warmup.failed[told.get(engine.id, 0) :]:
+            about = {"engine": engine.id, "model": engine.model, "template": name}
+            yield EventType.WARMUP_FAILED, f"{engine.id}: warmup_templates.{name}: {why}", about
         if before.get(engine.id) is engine.state:
             continue
         data: dict[str, Any] = {"engine": engine.id, "model": engine.model, "pid": engine.pid}

@@ -10,7 +10,7 @@ from appliance.breakers import Breakers
 from appliance.metrics import Metrics
 from appliance.server.replies import encode
 from appliance.status import Traffic
-from appliance.supervisor.counters import Counters
+from appliance.supervisor.books import Books
 from appliance.tally import Tally
 from tests.reconciler.loop.rig import Rig, small, spec
 from tests.reconciler.loop.test_pressure import grow, one
@@ -25,7 +25,7 @@ def status(rig: Rig) -> dict[str, Any]:
 
 
 class QuietRouter:
-    counters = Counters()
+    books = Books()
     in_flight = queued = tokens_out = 0
 
 

@@ -48,6 +48,7 @@ def explanation(
         "model": name,
         **{key: model.get(key) for key in ("state", "reason", "since", "context", "concurrency", "memory")},
         "slo": model.get("slo"),
+        "cache": model.get("cache"),
         "active": {"desired": active.get("desired") == name, "actual": active.get("actual") == name},
         "machine": {"memory": status.get("memory"), "thermal": status.get("thermal")},
         "plan": steps,
@@ -111,6 +112,7 @@ def page(found: Mapping[str, Any]) -> list[Block]:
         declared = f" (declared: {bound.get('declared')})" if bound.get("declared") == "auto" else ""
         blocks.append(_fact(word, limit(bound), f"{declared}{why}"))
     blocks.append(_fact("memory", _memory(found.get("memory") or {})))
+    blocks += _cache(found.get("cache"))
     blocks += _machine(found["machine"])
     slo = found.get("slo") or {}
     if slo.get("stage"):
@@ -138,9 +140,39 @@ def _machine(machine: Mapping[str, Any]) -> Iterator[Block]:
         yield _fact("machine", (f"heat {thermal.get('level')}", "yellow"), f"  {thermal.get('why') or ''}")
 
 
+def _cache(cache: Mapping[str, Any] | None) -> Iterator[Block]:
+    """How often prompts were found, and where."""
+    if not cache:
+        return
+    memory, disk = cache["memory"], cache["disk"]
+    asked = memory["hits"] + disk["hits"] + cache["misses"]
+    if asked:
+        rates = [
+            f"{tier['hits'] / asked:.0%} from {name}" for name, tier in (("memory", memory), ("disk", disk))
+        ]
+        saved = f"{cache['tokens']:,} prompt tokens not computed again"
+        yield _fact("cache", f"{wording.plural(asked, 'prompt')}: {', '.join(rates)}; {saved}")
+    else:
+        yield _fact("cache", "no prompt yet that is long enough to be kept")
+    held = f"{wording.size(memory['bytes'])} of {wording.size(memory['limit_bytes'] or 0)} in memory"
+    held += (
+        f", {wording.size(disk['bytes'])} on disk" if disk["state"] == "ready" else f", disk {disk['state']}"
+    )
+    if cache["damaged"]:
+        held += f", {wording.plural(cache['damaged'], 'damaged file')} set aside"
+    yield _fact("", held)
+    if disk["state"] == "failed":
+        yield _fact("", (f"disk: {disk['why'] or 'no reason was given'}", "yellow"))
+
+
 def _memory(memory: Mapping[str, Any]) -> str:
     measured, forecast = memory.get("measured_bytes"), memory.get("forecast_bytes")
     words = [f"{wording.size(measured)} measured"] if measured else []
+    words += (
+        [f"{wording.size(memory['cached_bytes'])} of that lent to the prompt cache"]
+        if memory.get("cached_bytes")
+        else []
+    )
     words += [f"{wording.size(forecast)} forecast at its context"] if forecast else []
     return ", ".join(words) or "-"
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.cli import models
+from appliance.cli import models, sessions
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.config import config
@@ -30,7 +30,7 @@ from appliance.cli.warmup import warmup
 # Agreed on, but not built: absent from help, and refused by name.
 NOT_YET = frozenset(
     {"bench", "completion", "confirm", "diff", "doctor", "fleet", "launchd"}
-    | {"resume", "rollback", "sessions", "suspend", "switch", "try", "upgrade"}
+    | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
 )
 
 app = typer.Typer(
@@ -74,3 +74,4 @@ _rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, co
 for verb in (*_order, *_rest):
     app.command()(verb)
 app.add_typer(models.app, name="models")
+app.add_typer(sessions.app, name="sessions")

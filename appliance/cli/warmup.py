@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from appliance.cli.address import connect
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
-from appliance.cli.terminal import busy, line, show, show_json, table
+from appliance.cli.terminal import Block, busy, line, show, show_json, table
 
 
 def warmup(
@@ -33,4 +34,13 @@ def warmup(
                 for run in answer.get("runs") or []
             ],
         ),
+        *(_template(one) for one in answer.get("templates") or []),
     )
+
+
+def _template(one: Mapping[str, Any]) -> Block:
+    if one.get("error"):
+        return line(f"{one.get('name')}: {one['error']}", symbol=("✗", "red"))
+    tokens, cached = one.get("prompt_tokens"), one.get("cached_tokens")
+    took = f"{tokens} tokens in {one.get('ms')} ms, {cached} of them from before"
+    return line(f"{one.get('name')} is in the prompt cache: {took}", symbol=("✓", "green"))

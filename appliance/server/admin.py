@@ -17,6 +17,19 @@ from appliance.server.listeners import Listeners
 from appliance.server.replies import reply
 
 
+def _only(request: Request, known: tuple[str, ...]) -> list[str | None]:
+    """Each of these parameters, given once or not at all. Raises ApiError."""
+    unknown = sorted(set(request.args) - set(known))
+    if unknown:
+        way = f"; known are {' and '.join(known)}" if known else "; none is known here"
+        raise ApiError("invalid_request", f"?{unknown[0][:80]}= is not known{way}", param=unknown[0][:80])
+    for name in known:
+        values = request.args.getlist(name) or []
+        if len(values) > 1:
+            raise ApiError("invalid_request", f"give ?{name}= once, not {len(values)} times", param=name)
+    return [request.args.get(name) or None for name in known]
+
+
 def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Blueprint:
     family = Blueprint("admin", url_prefix="/admin")
 
@@ -58,6 +71,16 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
         asked = await body.read(request, schema.WarmupRequest, limit, empty=schema.WarmupRequest())
         return reply(await control.warmup(asked.model))
 
+    async def sessions(request: Request) -> HTTPResponse:
+        guards.check_admin(request)  # names of conversations are not everybody's business
+        _only(request, ())
+        return reply({"sessions": await control.sessions()})
+
+    async def drop_sessions(request: Request) -> HTTPResponse:
+        guards.check_admin(request)
+        name, model = _only(request, ("name", "model"))
+        return reply({"success": True, "dropped": await control.drop_sessions(name, model)})
+
     async def reconcile(request: Request) -> HTTPResponse:
         guards.check_admin(request)
         await body.read(request, schema.Nothing, control.spec().server.max_body, empty=schema.Nothing())
@@ -79,6 +102,8 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
     family.add_route(drain, "/drain", methods=["POST"], stream=True)
     family.add_route(end_drain, "/drain", methods=["DELETE"])
     family.add_route(warmup, "/warmup", methods=["POST"], stream=True)
+    family.add_route(sessions, "/sessions", methods=GET)
+    family.add_route(drop_sessions, "/sessions", methods=["DELETE"])
     family.add_route(reconcile, "/reconcile", methods=["POST"], stream=True)
     family.add_route(config, "/config", methods=GET)
     family.add_route(plan, "/plan", methods=GET)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 from sanic.request import Request
 
+from appliance.errors import ApiError
 from appliance.server import schema
+from appliance.server.control import Control
 from appliance.server.replies import request_id
 from appliance.supervisor.record import Caller
 
 SESSION = "x-lmx-session"
+LONGEST = 256  # characters of a session's name
 
 
 def caller_of(request: Request, body: schema.Generate | None = None) -> Caller:
@@ -17,3 +21,43 @@ def caller_of(request: Request, body: schema.Generate | None = None) -> Caller:
     if not session and body is not None:
         session = body.prompt_cache_key or body.user
     return Caller(session or None, request_id(request), request.path)
+
+
+def signed(request: Request, body: schema.Generate, control: Control, *, left_out: bool = False) -> Caller:
+    """With all that the prompt cache asks for. Raises ApiError for a name that cannot be one."""
+    key = control.identity(_key(request))
+    return msgspec.structs.replace(
+        caller_of(request, body),
+        key=key,
+        scope=key if control.spec().cache.share == "key" else "",
+        conversation=_conversation(request, body),
+        left_out=left_out,
+    )
+
+
+def _conversation(request: Request, body: schema.Generate) -> str | None:
+    """`user` names a person, who has more than one conversation."""
+    given = request.headers.getall(SESSION, [])
+    if len(given) > 1:
+        raise ApiError("invalid_request", "give one X-LMX-Session header, not several", param=SESSION)
+    name, said = (
+        (given[0], "X-LMX-Session") if given and given[0] else (body.prompt_cache_key, "prompt_cache_key")
+    )
+    if not name:
+        return None
+    if len(name) > LONGEST:
+        text = f"{said}: a session's name has at most {LONGEST} characters, found {len(name)}"
+        raise ApiError("invalid_request", text, param=said)
+    if not name.isprintable():
+        text = f"{said}: a session's name may hold printable characters only"
+        raise ApiError("invalid_request", text, param=said)
+    return name
+
+
+def _key(request: Request) -> str | None:
+    """The API key that was shown, as OpenAI's clients do it or as Anthropic's do."""
+    scheme, _, token = request.headers.getone("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    own: str | None = request.headers.getone("x-api-key", None)
+    return own

@@ -9,7 +9,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.server import body, generate, rows, schema
-from appliance.server.caller import caller_of
+from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
 from appliance.server.replies import reply
 
@@ -20,13 +20,14 @@ def blueprint(control: Control) -> Blueprint:
     async def completions(request: Request) -> HTTPResponse | None:
         control.router.check(caller_of(request))
         asked = await body.read(request, schema.ChatRequest, control.spec().server.max_body)
+        found = rows.chat(asked)
         ask = generate.Ask(
             family="chat",
             model=asked.model,
-            rows=rows.chat_rows(asked),
+            rows=found.rows,
             per_prompt=asked.n or 1,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            caller=caller_of(request, asked),
+            caller=signed(request, asked, control, left_out=found.left_out),
         )
         if asked.stream:
             await generate.stream(request, control.router, ask)

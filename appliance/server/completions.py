@@ -9,7 +9,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.server import body, generate, rows, schema
-from appliance.server.caller import caller_of
+from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
 from appliance.server.replies import reply
 
@@ -26,7 +26,7 @@ def blueprint(control: Control) -> Blueprint:
             rows=rows.completion_rows(asked),
             per_prompt=asked.n or 1,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            caller=caller_of(request, asked),
+            caller=signed(request, asked, control),
         )
         if asked.stream:
             await generate.stream(request, control.router, ask)

@@ -20,6 +20,9 @@ class Control(Protocol):
     def spec(self) -> Spec:
         """The accepted spec; defaults where no file was ever valid."""
 
+    def identity(self, key: str | None) -> str:
+        """A name for who shows this API key, that does not tell the key; "" for none."""
+
     def status(self) -> dict[str, Any]:
         """The whole /status document."""
 
@@ -60,6 +63,12 @@ class Control(Protocol):
 
     async def warmup(self, name: str | None) -> dict[str, Any]:
         """Load one model, or take the active one, and run short requests. Raises ApiError."""
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """Named sessions of the prompt cache, the most recently used first. Raises ApiError."""
+
+    async def drop_sessions(self, name: str | None, model: str | None) -> list[dict[str, Any]]:
+        """Forget one session, or all; of one model, or of all. What was dropped. Raises ApiError."""
 
     async def reconcile(self) -> dict[str, Any]: ...
 

@@ -28,6 +28,7 @@ ROUTES = frozenset(
         "/admin/drain",
         "/admin/warmup",
         "/admin/override",
+        "/admin/sessions",
     }
 )
 OTHER = "other"

@@ -6,12 +6,13 @@ differ in their seed only, so that a seeded request gives the same choices each 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
 
 from appliance import wire
-from appliance.server import fields, schema
+from appliance.server import fields, schema, volatile
 from appliance.server.fields import invalid, not_supported
 
 # Counts are held so that no body stops the event loop for long while it is checked.
@@ -21,7 +22,15 @@ MAX_PROMPT_IDS = 1_000_000
 SEED_BITS = 2**63
 
 
-def chat_rows(body: schema.ChatRequest) -> list[wire.Submit]:
+@dataclass(frozen=True)
+class Chat:
+    """left_out: see `volatile`."""
+
+    rows: list[wire.Submit]
+    left_out: bool
+
+
+def chat(body: schema.ChatRequest) -> Chat:
     fields.check_common(body)
     if not body.messages:
         raise invalid("messages", "at least one message is needed")
@@ -30,10 +39,12 @@ def chat_rows(body: schema.ChatRequest) -> list[wire.Submit]:
     count = sum(len(m.content) if isinstance(m.content, list) else 1 for m in body.messages)
     if count > MAX_MESSAGES:
         raise invalid("messages", f"at most {MAX_MESSAGES} messages and content parts, found {count}")
-    messages = [_message(message, i) for i, message in enumerate(body.messages)]
+    read = [_message(message, i) for i, message in enumerate(body.messages)]
+    messages = [message for message, _ in read]
     row = _row(body, body.max_tokens or body.max_completion_tokens)
     template = fields.template_kwargs(body.chat_template_kwargs)
-    return _choices(msgspec.structs.replace(row, messages=messages, template_kwargs=template), body)
+    rows = _choices(msgspec.structs.replace(row, messages=messages, template_kwargs=template), body)
+    return Chat(rows, any(left_out for _, left_out in read))
 
 
 def completion_rows(body: schema.CompletionRequest) -> list[wire.Submit]:
@@ -75,8 +86,8 @@ def _choices(row: wire.Submit, body: schema.Generate) -> list[wire.Submit]:
     return [msgspec.structs.replace(row, seed=seed) for seed in seeds]
 
 
-def _message(message: schema.Message, i: int) -> dict[str, Any]:
-    """As the chat template takes it: a role and one string."""
+def _message(message: schema.Message, i: int) -> tuple[dict[str, Any], bool]:
+    """As the chat template takes it: a role and one string; and whether a changing line was left out."""
     where = f"messages[{i}]"
     if message.role in ("tool", "function"):
         raise not_supported(f"{where}.role", f": found {message.role!r}, and tools are not served")
@@ -87,12 +98,17 @@ def _message(message: schema.Message, i: int) -> dict[str, Any]:
     content = message.content
     if content is None:
         raise invalid(f"{where}.content", "is required")
-    if not isinstance(content, str):
-        content = "".join(_part(part, f"{where}.content[{j}]") for j, part in enumerate(content))
-    rendered = {"role": "system" if message.role == "developer" else message.role, "content": content}
+    texts = (
+        [content]
+        if isinstance(content, str)
+        else [_part(part, f"{where}.content[{j}]") for j, part in enumerate(content)]
+    )
+    role = "system" if message.role == "developer" else message.role
+    text, left_out = volatile.without(texts) if role == "system" else ("".join(texts), False)
+    rendered = {"role": role, "content": text}
     if message.name is not None:
         rendered["name"] = message.name
-    return rendered
+    return rendered, left_out
 
 
 def _part(part: schema.Part, where: str) -> str:

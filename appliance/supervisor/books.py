@@ -77,6 +77,7 @@ class Books:
             rows=(generation.rows + generation.engine.leases + 1) / 2,  # its own lease is over by now
             known=generation.known,
             caller=generation.caller,
+            cached_from=generation.cached_from,
         )
 
 

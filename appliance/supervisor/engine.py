@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from appliance import wire
 from appliance.errors import CODES, ApiError
 from appliance.supervisor import endings, pidfiles, probe, process
+from appliance.supervisor.asking import Asking
 from appliance.supervisor.deadlines import Watch
 from appliance.supervisor.leases import Leases
 from appliance.supervisor.link import Link
 from appliance.supervisor.order import House, Order, Sink
 from appliance.supervisor.vitals import Vitals
+from appliance.supervisor.warmup import Warmup
 from reconciler.observed import EngineInfo, EngineObs, EngineState, Failure, Limits
 
 log = logging.getLogger("lmx.supervisor")
@@ -53,6 +55,9 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._leases = Leases()
+        self._warmup = Warmup(order.warmup, self.submit, self.cancel, self._warmed)
+        self._warming: float | None = None  # the watch's age when the warm-up began
+        self.asking = Asking(self._link.send)
         self._steps = 0
         self._info: EngineInfo | None = None
         self._failure: Failure | None = None
@@ -98,6 +103,12 @@ class Engine:
     @property
     def _answering(self) -> bool:
         return self._link.writable and not self._ending.done()
+
+    @property
+    def loaded(self) -> bool:
+        """Its model is there, and questions about it are answered."""
+        there = (EngineState.PROBING, EngineState.READY, EngineState.DRAINING)
+        return self.state in there and not self._ending.done()
 
     @property
     def waiting(self) -> int:
@@ -183,6 +194,8 @@ class Engine:
             waiting=self._vitals.waiting,
             saturation=self._vitals.saturation,
             start_s=self._start_s,
+            cache=self._vitals.cache,
+            warmup=self._warmup.observe(),
         )
 
     # --- what the engine says ---------------------------------------------------------------------
@@ -201,6 +214,8 @@ class Engine:
         elif isinstance(message, wire.Refused):
             if self._leases.refuse(message):
                 self._free()
+        elif isinstance(message, wire.Sessions):
+            self.asking.answered(message)
         elif isinstance(message, wire.Progress):
             self._progress = (message.done, message.total)
         elif isinstance(message, wire.Hello):
@@ -234,6 +249,15 @@ class Engine:
         if failure is not None:
             self._fail(Failure("probe_failed", failure))
             return
+        self._warming = self._watch.age
+        self._warmup.start()
+
+    def _warmed(self) -> None:
+        """It has read what it is to have read before it takes traffic."""
+        if self.state is not EngineState.PROBING:
+            return
+        for name, why in self._warmup.observe().failed:
+            log.warning("engine %s could not warm up with %s: %s", self.id, name, why)
         self._start_s = self._loop.time() - self._born
         self._enter(EngineState.READY)
         self._free()
@@ -340,6 +364,7 @@ class Engine:
         """No request is left with it: what had not begun may run elsewhere, the rest hears why it ends."""
         self._leases.return_unanswered()
         self._leases.lose(self._epitaph())
+        self.asking.lose()
         self._house.on_free(self)
 
     def _epitaph(self) -> ApiError:
@@ -368,7 +393,10 @@ class Engine:
                 text = f"the model was not loaded within {self.order.load_timeout:g} s"
                 self._fail(Failure("load_failed", text, "load_timeout"), grace=0)
         elif self.state is EngineState.PROBING:
-            if self._watch.age - self._probing > self.order.probe.within:
+            if self._warming is not None:
+                if self._watch.age - self._warming > self.order.load_timeout:
+                    self._warmup.expire(self.order.load_timeout)
+            elif self._watch.age - self._probing > self.order.probe.within:
                 self._probed(f"no answer to the probe within {self.order.probe.within:g} s")
 
     # --- small steps ------------------------------------------------------------------------------

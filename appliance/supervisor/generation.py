@@ -57,6 +57,7 @@ class Generation:
         "_waiter",
         "accepted",
         "bounded",
+        "cached_from",
         "cached_tokens",
         "caller",
         "engine_id",
@@ -86,6 +87,7 @@ class Generation:
         self.engine_id = engine.id
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.cached_from: str | None = None  # the slowest tier that gave some
         self.tokens = 0  # completion tokens so far
         self.started = started  # when the client asked, on the loop's clock
         self.accepted: float | None = None  # when the engine took it up

@@ -28,8 +28,17 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Template:
+    """A conversation to warm up with. submit None: `problem` says why it cannot be sent."""
+
+    name: str
+    submit: wire.Submit | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Order:
-    """What one engine is to run. load_timeout: seconds from spawn to loaded."""
+    """What one engine is to run. load_timeout: seconds from spawn to loaded, and again for `warmup`."""
 
     id: str
     model: str
@@ -39,6 +48,7 @@ class Order:
     probe: Probe
     load_timeout: float
     own_digest: str = ""
+    warmup: tuple[Template, ...] = ()
 
 
 class Sink(Protocol):

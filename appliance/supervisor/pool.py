@@ -11,7 +11,7 @@ from appliance.supervisor import footprint as memory
 from appliance.supervisor import process
 from appliance.supervisor.deadlines import Deadlines
 from appliance.supervisor.engine import Engine
-from appliance.supervisor.order import House, Order, Probe
+from appliance.supervisor.order import House, Order, Probe, Template
 from reconciler.observed import EngineObs, EngineState, Failure, Limits
 
 
@@ -56,14 +56,16 @@ class Engines:
         load_timeout: float,
         *,
         own_digest: str = "",
+        warmup: tuple[Template, ...] = (),
     ) -> str:
-        """Begin to start an engine; returns its id at once. load_timeout: seconds until Loaded.
+        """Begin to start an engine; returns its id at once. load_timeout: seconds until Loaded, and again for
+        `warmup`.
 
         Raises TypeError for a default in `limits.sampling` that is none.
         """
         engine = f"{model}-{self._next}"
         self._next += 1
-        order = Order(engine, model, digest, load, limits, probe, load_timeout, own_digest)
+        order = Order(engine, model, digest, load, limits, probe, load_timeout, own_digest, warmup)
         self._engines[engine] = Engine(order, self._house)
         self._changed()
         return engine
@@ -105,6 +107,11 @@ class Engines:
 
     def observe(self) -> tuple[EngineObs, ...]:
         return tuple(engine.observe() for engine in self._engines.values())
+
+    @property
+    def loaded(self) -> list[Engine]:
+        """Those that have their model, and answer questions."""
+        return [engine for engine in self._engines.values() if engine.loaded]
 
     async def close(self, grace: float = 1.0) -> None:
         """Stop all; what is still there after `grace` seconds is killed. Comes back when all are reaped."""

@@ -18,13 +18,21 @@ T = TypeVar("T")
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks. session: what the client calls its conversation; None: it does not say. own: the
-    appliance itself, which is neither turned away while drained nor held back by a throttle."""
+    """Who asks. session: what tells this client's requests from others', for the throttle. own: the
+    appliance itself, which is neither turned away while drained nor held back by a throttle.
+
+    key: a hash of the API key (see `identity`); "": none was shown. scope: whose cached prompts may be used;
+    "": everybody's. conversation: the name under which this one is kept. left_out: a line of the prompt that
+    changes each time was left out (see `server.volatile`)."""
 
     session: str | None = None
     request_id: str = ""
     path: str = ""
     own: bool = False
+    key: str = ""
+    scope: str = ""
+    conversation: str | None = None
+    left_out: bool = False
 
 
 NOBODY = Caller()
@@ -51,6 +59,7 @@ class Ended(msgspec.Struct, frozen=True):
     rows: float
     known: bool  # its session had been seen before
     caller: Caller
+    cached_from: str | None = None  # memory | disk: the slowest tier that gave cached_tokens
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -231,7 +231,7 @@ class Router:
         )
         sink = TicketSink(ticket, generation, self.books.accepted, self._again)
         try:
-            engine.submit(msgspec.structs.replace(ticket.submit, rid=rid), sink)
+            engine.submit(_signed(ticket.submit, rid, ticket.caller), sink)
         except wire.WireError as error:
             self._refuse(ticket, ApiError("request_too_large", str(error)))
         except (ValueError, TypeError, OverflowError) as error:
@@ -356,3 +356,10 @@ class Router:
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()
+
+
+def _signed(submit: wire.Submit, rid: int, caller: Caller) -> wire.Submit:
+    """With its number, and who it is for."""
+    return msgspec.structs.replace(
+        submit, rid=rid, caller=caller.key, scope=caller.scope, session=caller.conversation
+    )

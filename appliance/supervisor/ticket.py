@@ -68,6 +68,7 @@ class TicketSink:
     def accepted(self, message: wire.Accepted) -> None:
         self._generation.prompt_tokens = message.prompt_tokens
         self._generation.cached_tokens = message.cached_tokens
+        self._generation.cached_from = message.cached_from
         self._on_accepted(self._generation)
         self._ticket.settle(self._generation)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import fields, replace
 
 from appliance.wire import Beat
+from reconciler.observed import CacheObs
 
 WINDOW = 5.0  # seconds that the saturation looks back on
 SHORTEST = 1.0  # seconds of beats below which there is nothing to tell from
+
+_CACHE = [item.name for item in fields(CacheObs)]
 
 
 class Vitals:
@@ -16,11 +20,13 @@ class Vitals:
     def __init__(self) -> None:
         self.mlx_bytes = 0
         self.waiting = 0  # requests it holds and has not begun
+        self.cache = CacheObs()
         self._busy: deque[tuple[float, float]] = deque()  # (when a beat came, busy seconds it told of)
 
     def beat(self, beat: Beat, now: float) -> None:
         self.mlx_bytes = beat.active_bytes + beat.cache_bytes
         self.waiting = beat.waiting
+        self.cache = CacheObs(**{name: getattr(beat.cache, name) for name in _CACHE})
         self._busy.append((now, beat.busy_s))
         while self._busy[0][0] < now - WINDOW:
             self._busy.popleft()
@@ -28,6 +34,9 @@ class Vitals:
     def gone(self) -> None:
         """The process is no more."""
         self.mlx_bytes = self.waiting = 0
+        self.cache = replace(
+            self.cache, memory_bytes=0, disk_bytes=0
+        )  # its counters stay: they are summed up
         self._busy.clear()
 
     @property

@@ -16,6 +16,7 @@ VERBS = sorted(
     command.name or command.callback.__name__ for command in app.registered_commands if command.callback
 )
 MODEL_VERBS = ["list", "load", "pull", "reload", "unload"]
+SESSION_VERBS = ["drop", "list"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
@@ -28,11 +29,16 @@ def test_help_lists_every_verb_and_none_that_is_still_to_come(lmx: Lmx) -> None:
     listed = {
         line.split()[0] for line in lmx("--help").out.partition("Commands:")[2].splitlines() if line.strip()
     }
-    assert listed == {*VERBS, "models"}
+    assert listed == {*VERBS, "models", "sessions"}
     assert not listed & NOT_YET
 
 
-@pytest.mark.parametrize("words", [[verb] for verb in VERBS] + [["models", verb] for verb in MODEL_VERBS])
+@pytest.mark.parametrize(
+    "words",
+    [[verb] for verb in VERBS]
+    + [["models", verb] for verb in MODEL_VERBS]
+    + [["sessions", verb] for verb in SESSION_VERBS],
+)
 def test_every_verb_explains_itself_and_takes_a_file(lmx: Lmx, words: list[str]) -> None:
     result = lmx.inside(*words, "--help")
     assert result.code == 0

@@ -187,6 +187,16 @@ class Board:
         self.calls.append(("warmup", name))
         return {"success": True, "model": name or "demo"}
 
+    async def sessions(self) -> list[dict[str, Any]]:
+        return [{"name": "talk", "model": "demo"}]
+
+    async def drop_sessions(self, name: str | None, model: str | None) -> list[dict[str, Any]]:
+        self.calls.append(("drop_sessions", (name, model)))
+        return [{"name": name or "talk", "model": model or "demo"}]
+
+    def identity(self, key: str | None) -> str:
+        return f"hash of {key}" if key else ""
+
     async def reconcile(self) -> dict[str, Any]:
         self.calls.append(("reconcile", None))
         return {"success": True}

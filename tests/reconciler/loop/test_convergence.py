@@ -234,6 +234,13 @@ class Convergence(RuleBasedStateMachine):
         if found:
             found[pick % len(found)].extra = mib * 2**20
 
+    @rule(pick=st.integers(0, 3), gib=st.sampled_from([0, 1, 50]))
+    def keep_prompts(self, pick: int, gib: int) -> None:
+        """A prompt cache fills up, as far as it may."""
+        found = [e for e in self.rig.world.live() if e.state is EngineState.READY]
+        if found:
+            found[pick % len(found)].keeps = gib * 2**30
+
     @rule(pick=st.integers(0, 3), gib_per_s=st.sampled_from([0.05, 1.0, 8.0]))
     def run_away(self, pick: int, gib_per_s: float) -> None:
         """An engine allocates without end."""

@@ -28,6 +28,7 @@ from reconciler.actions import (
 )
 from reconciler.digests import digest as digest_of
 from reconciler.observed import (
+    CacheObs,
     EngineInfo,
     EngineObs,
     EngineState,
@@ -68,10 +69,24 @@ class Engine:
     memory: int = 128 * MIB
     extra: int = 0  # more than was foreseen
     leak: float = 0.0  # of that, grows by so many bytes per second
+    keeps: int = 0  # bytes of prompt cache that it would like to hold
+    disk: CacheObs = field(default_factory=lambda: CacheObs(disk="ready"))  # what it says of the other tier
     requests: set[int] = field(default_factory=set)
     failure: Failure | None = None
     stop_reason: str | None = None
     info: EngineInfo | None = None
+
+    @property
+    def cached(self) -> int:
+        """What it holds of them: never more than it was told, nor than requests leave of the allowance."""
+        if self.state not in (EngineState.READY, EngineState.DRAINING):
+            return 0
+        left = max(0, self.limits.memory_bytes - self.memory - self.extra)
+        return min(self.keeps, self.limits.cache_memory_bytes, left)
+
+    @property
+    def used(self) -> int:
+        return self.memory + self.extra + self.cached
 
     def observe(self) -> EngineObs:
         return EngineObs(
@@ -87,7 +102,8 @@ class Engine:
             info=self.info,
             failure=self.failure,
             stop_reason=self.stop_reason,
-            memory_bytes=0 if self.state is EngineState.EXITED else self.memory + self.extra,
+            memory_bytes=0 if self.state is EngineState.EXITED else self.used,
+            cache=replace(self.disk, memory_bytes=self.cached),
             forecast_bytes=self.forecast_bytes,
         )
 
@@ -302,7 +318,7 @@ class World:
         for other in self.engines.values():
             if other.state is EngineState.EXITED:
                 continue
-            used = other.memory + other.extra
+            used = other.used
             held_now += used
             held += used if other.state in (EngineState.DRAINING, EngineState.STOPPING) else max(
                 used, other.floor_bytes
@@ -497,7 +513,7 @@ class World:
 
     def _memory(self) -> MemoryObs:
         total = int(self.memory_gib * GIB)
-        used = sum(e.memory + e.extra for e in self.engines.values())
+        used = sum(e.used for e in self.engines.values())
         system, why = self.system
         free = max(0, total - used - self.hog)
         return MemoryObs(total, free, used, "virtual", system=system, system_why=why, heat=self.heat)

@@ -231,3 +231,16 @@ def test_without_a_budget_nothing_is_said_about_our_use() -> None:
     machine.up_to("throttle")
     assert machine.hold(0, 60.0, budget_bytes=0).steps == names.LADDER[:3]
     assert machine.read(GAP, budget_bytes=0, system="warning").cause == "others"
+
+
+def test_a_prompt_cache_that_fills_what_is_free_does_not_keep_steps_in_force() -> None:
+    """A ladder without drop_caches leaves caches alone; what they hold is lent, and no want of memory."""
+    machine = Machine(ladder=("throttle", "shed"))
+    machine.read(WARNING)
+    assert machine.state.steps == ("throttle",)
+    machine.hold(GAP, 60.0)
+    assert machine.state.steps == ("throttle",)
+    machine.hold(GAP, 20.0, lent_bytes=(GAP - CALM) * MIB)
+    assert machine.state.steps == ()
+    machine.read(WARNING, lent_bytes=WARNING * MIB)  # it is real memory all the same
+    assert machine.state.level == "warning"
