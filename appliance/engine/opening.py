@@ -8,6 +8,7 @@ from pathlib import Path
 
 from appliance.prompt_cache import keys
 from appliance.prompt_cache.index import Index
+from appliance.prompt_cache.sessions import Named
 from appliance.prompt_cache.store import Store
 from appliance.wire import Load
 
@@ -23,14 +24,15 @@ class Opening:
         self._order = order
         self._index = Index("", stateful=False)
         self._store: Store | None = None
+        self._named: Named | None = None
         self._why: str | None = None
         self._thread = threading.Thread(target=self._open, name="prompt-cache-scan", daemon=True)
         self._thread.start()
 
-    def result(self) -> tuple[Index, Store | None, str | None]:
-        """The index of what is on disk, the disk tier, and why there is none although there should be."""
+    def result(self) -> tuple[Index, Store | None, Named | None, str | None]:
+        """The index of what is on disk, the disk tier, its sessions, and why there is none where there is."""
         self._thread.join()
-        return self._index, self._store, self._why
+        return self._index, self._store, self._named, self._why
 
     def _open(self) -> None:
         order = self._order
@@ -50,4 +52,6 @@ class Opening:
         store.drop(useless)
         if len(index):
             log.info("%d blocks of cached prompts, %d bytes on disk", len(index), index.disk)
-        self._index, self._store = index, store
+        named = Named(store)
+        named.load()
+        self._index, self._store, self._named = index, store, named

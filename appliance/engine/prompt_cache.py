@@ -13,16 +13,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.engine import blocks, caches
+from appliance.engine import blocks, caches, sessions
 from appliance.engine.blocks import Piece, Unfit
 from appliance.engine.load import Model
 from appliance.engine.outgoing import Outgoing
 from appliance.engine.prompt import Job
 from appliance.engine.reuse import Caches, Match, Restored, Tier, Trail
+from appliance.engine.sessions import Sessions
 from appliance.prompt_cache.format import Loaded
 from appliance.prompt_cache.index import Entry, Found, Index, spell
 from appliance.prompt_cache.keys import BLOCK
-from appliance.prompt_cache.pins import Pins
+from appliance.prompt_cache.sessions import Named
 from appliance.prompt_cache.stops import boundaries
 from appliance.prompt_cache.store import Store
 from appliance.wire import CacheUse, Configure, Session
@@ -47,7 +48,7 @@ class Plan:
 class PromptCache:
     """index: of this model's namespace, filled by a scan of the store. store: None without a disk tier.
 
-    why: in words, why there is none although there should be.
+    named: its sessions. why: in words, why there is no store although there should be.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PromptCache:
         model: Model,
         index: Index,
         store: Store | None,
+        named: Named | None = None,
         why: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -64,7 +66,7 @@ class PromptCache:
         self._index.stateful = blocks.stateful(caches.make(self._net, self._kv_bits))
         self._store = store
         self._outgoing = None if store is None else Outgoing(index, store)
-        self._pins = Pins(index)
+        self._sessions = Sessions(index, named, self._outgoing)
         self._why = why
         self._clock = clock
         self._texts: OrderedDict[int, tuple[Sequence[int], bytes]] = OrderedDict()
@@ -266,8 +268,8 @@ class PromptCache:
         last: Entry = trail.detail
         if len(tokens) >= WORTH or trail.restored:
             last = self._keep_end(trail, caches, row, tokens) or last
-        if trail.job.session is not None and last.kind != "root":
-            self._pins.hold(trail.job.scope, trail.job.session, last, len(tokens), self._clock())
+        if last.kind != "root":
+            self._sessions.ended(trail.job, last, len(tokens), self._clock())
         trail.detail = None
         self._fit()
 
@@ -319,17 +321,21 @@ class PromptCache:
 
     def turn(self) -> None:
         if self._outgoing is not None:
-            self._outgoing.turn(self._clock())
+            now = self._clock()
+            self._outgoing.turn(now)
+            self._sessions.turn(now - sessions.SETTLE)
 
     def idle(self) -> None:
         now = self._clock()
         if self._outgoing is not None:
             self._outgoing.turn(now, still=True)
-        self._pins.cool(now - COLD)
+            self._sessions.turn(now - sessions.SETTLE)
+        self._sessions.cool(now - COLD)
 
     def close(self) -> None:
         if self._outgoing is not None and self._store is not None:
             self._outgoing.finish()
+            self._sessions.turn(float("inf"))
             self._store.close(1.0)
 
     def _hear(self) -> None:
@@ -339,22 +345,12 @@ class PromptCache:
     # -- sessions ------------------------------------------------------------------------------------
 
     def sessions(self) -> list[Session]:
-        return [
-            Session(name, held.tokens, held.used, held.memory, held.disk, scope)
-            for (scope, name), held in self._pins.held.items()
-        ]
+        self._hear()
+        return self._sessions.all()
 
     def drop(self, name: str | None, scope: str | None) -> list[Session]:
-        dropped = [
-            session
-            for session in self.sessions()
-            if name in (None, session.name) and scope in (None, session.scope)
-        ]
-        for session in dropped:
-            gone = self._pins.drop(session.scope, session.name)
-            if self._outgoing is not None:
-                self._outgoing.drop(gone)
-        return dropped
+        self._hear()
+        return self._sessions.drop(name, scope)
 
 
 def special_tokens(tokenizer: object) -> Collection[int]:

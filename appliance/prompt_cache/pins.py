@@ -40,9 +40,14 @@ class Pins:
         """The session's text ends with `last`; what its older text held besides is free again."""
         path = last.path if last is not None else []
         self._index.pin(path, 1)
-        if (old := self._held.get((scope, name))) is not None:
+        if (old := self._held.pop((scope, name), None)) is not None:
             self._index.pin(old.path, -1)
         self._held[scope, name] = Held(path, tokens, now)
+
+    def limit(self, most: int) -> None:
+        """Of more sessions than this, the least recently held are sessions no more; their blocks stay."""
+        while len(self._held) > most:
+            self._index.pin(self._held.pop(next(iter(self._held))).path, -1)
 
     def drop(self, scope: str, name: str) -> list[bytes]:
         """Forget a session and what nobody shares with it; keys whose files may go."""
