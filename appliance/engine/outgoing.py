@@ -13,7 +13,7 @@ from appliance.engine import blocks
 from appliance.engine.blocks import Piece
 from appliance.prompt_cache.format import Kind, Record
 from appliance.prompt_cache.index import Entry, Index
-from appliance.prompt_cache.shelf import Written
+from appliance.prompt_cache.register import Written
 from appliance.prompt_cache.store import Store
 
 COMPUTED = 2  # turns after which what was launched is done: the steps launched after it have been read

@@ -11,7 +11,7 @@ A time in the future (a clock that was wrong) is never trusted: such files count
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from appliance.prompt_cache.folder import Found
@@ -46,9 +46,11 @@ class Ledger:
     nbytes: int = 0
     by_namespace: dict[str, int] = field(default_factory=dict)
     _heap: list[tuple[Rank, str]] = field(default_factory=list)
+    _named: frozenset[str] = frozenset()
 
     def add(self, entry: Entry) -> None:
         self.discard(entry.path)
+        entry.named = entry.path in self._named
         self.entries[entry.path] = entry
         self._count(entry, entry.nbytes)
         self._push(entry)
@@ -64,11 +66,12 @@ class Ledger:
             entry.used_ns = used_ns
             self._push(entry)
 
-    def name(self, paths: Collection[str]) -> None:
-        """These are of named sessions, and no others."""
-        for entry in self.entries.values():
-            if entry.named != (entry.path in paths):
-                entry.named = not entry.named
+    def name(self, paths: frozenset[str]) -> None:
+        """These are of named sessions, and no others. They need not be there yet."""
+        changed, self._named = self._named ^ paths, paths
+        for path in changed:
+            if entry := self.entries.get(path):
+                entry.named = path in paths
                 self._push(entry)
 
     def first(self) -> Entry | None:

@@ -22,8 +22,9 @@ from pathlib import Path
 from appliance.prompt_cache import format
 from appliance.prompt_cache.folder import Foreign
 from appliance.prompt_cache.format import Loaded, Payload, Record
+from appliance.prompt_cache.register import Gone, Written
 from appliance.prompt_cache.sessions import Session
-from appliance.prompt_cache.shelf import DiskUse, Gone, Job, Shelf, Written
+from appliance.prompt_cache.shelf import DiskUse, Job, Shelf
 
 WAITING_MOST = 256 * 2**20  # bytes of blocks that wait to be written
 RETRY_S = 60.0  # after the disk failed
@@ -111,7 +112,7 @@ class Store:
                 return False
             self._pending[record.key] = Job(record, payload, dict(meta), nbytes)
             self._waiting += nbytes
-            self._shelf.expect(record)
+            self._shelf.register.expect(record)
             self._wake.notify()
             return True
 
@@ -162,7 +163,7 @@ class Store:
 
     def chain(self, leaf: bytes) -> list[bytes]:
         """Keys of what is kept of a text, from its beginning to `leaf`; what is not kept is left out."""
-        return self._shelf.chain(leaf)
+        return self._shelf.register.chain(leaf)
 
     def sessions(self) -> list[Session]:
         """The named sessions of this namespace. Reads their files: not for a hot path."""
@@ -170,7 +171,7 @@ class Store:
 
     def news(self) -> list[Written | Gone]:
         """What became of files since the last call."""
-        return self._shelf.news()
+        return self._shelf.register.news()
 
     def use(self) -> DiskUse:
         return self._shelf.use()
@@ -191,16 +192,24 @@ class Store:
     def _write_all(self) -> None:
         give_way()
         try:
-            while task := self._await():
-                try:
-                    task()
-                except (OSError, Foreign) as error:
-                    self._shelf.health.fail(error)
+            while self._work():
+                pass
         except BaseException:
             self._shelf.health.break_down()
             with self._wake:
                 self._abandon()
             raise
+
+    def _work(self) -> bool:
+        """One thing; False: closed. Its own frame, so that nothing of what was written lives on after it."""
+        task = self._await()
+        if task is None:
+            return False
+        try:
+            task()
+        except (OSError, Foreign) as error:
+            self._shelf.health.fail(error)
+        return True
 
     def _await(self) -> Callable[[], object] | None:
         """The next thing to do; None once closed."""
@@ -278,7 +287,7 @@ class Store:
 
     def _abandon(self) -> None:
         """Give up what waits to be written. Called with the lock held."""
-        self._shelf.give_up(self._pending)
+        self._shelf.register.give_up(self._pending)
         self._waiting -= sum(job.nbytes for job in self._pending.values())
         self._pending.clear()
 
@@ -306,4 +315,6 @@ class Store:
 def give_way() -> None:
     """Let other threads go first. Only Linux has a niceness for one thread."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)  # to be nicer than we are is never refused
+        os.setpriority(os.PRIO_PROCESS, thread, min(now + NICENESS, 19))

@@ -11,7 +11,7 @@ from typing import Any
 
 from appliance.prompt_cache import folder, keys
 from appliance.prompt_cache.format import Array, Kind, Loaded, Payload, Record
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.register import Gone, Written
 from appliance.prompt_cache.store import Store
 
 NAMESPACE = "0123456789abcdef" * 2

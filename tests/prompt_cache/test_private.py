@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from appliance.prompt_cache import folder
-from appliance.prompt_cache.shelf import Gone
+from appliance.prompt_cache.register import Gone
 from tests.prompt_cache.making import NAMESPACE, PATIENCE, Shop, path_of, record, shop, text
 
 

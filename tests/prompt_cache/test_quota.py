@@ -13,7 +13,7 @@ import pytest
 from appliance.prompt_cache import folder, quota
 from appliance.prompt_cache.folder import Found
 from appliance.prompt_cache.format import Record
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.register import Gone, Written
 from tests.prompt_cache.making import Shop, path_of, record, shop, text
 
 OTHER = "fedcba9876543210" * 2

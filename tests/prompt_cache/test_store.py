@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.prompt_cache import store as module
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.format import Array
+from appliance.prompt_cache.register import Gone, Written
 from appliance.prompt_cache.store import Store
 from tests.prompt_cache.making import META, NAMESPACE, Shop, contents, path_of, payload, record, shop, text
 
@@ -181,6 +185,33 @@ def test_after_closing_a_read_finds_nothing_and_says_so(disk: Shop) -> None:
     assert disk.read([made.key]) == {made.key: None}
 
 
+class Buffer(bytearray):
+    """Bytes whose end can be seen."""
+
+
+def test_nothing_of_what_was_written_is_held_afterwards(disk: Shop) -> None:
+    buffer = Buffer(4096)
+    gone = weakref.ref(buffer)
+    made = record()
+    assert disk.store.put(made, {"x": Array("U8", (4096,), memoryview(buffer))}, META)
+    del buffer
+    disk.until(lambda: disk.news())
+    disk.until(lambda: gone() is None)
+
+
+def test_what_waits_is_kept_alive_until_it_is_written(disk: Shop) -> None:
+    go_on = hold(disk)
+    buffer = Buffer(bytes(range(256)) * 16)
+    made = record()
+    assert disk.store.put(made, {"x": Array("U8", (4096,), memoryview(buffer))}, META)
+    del buffer
+    go_on.set()
+    disk.until(lambda: disk.news())
+    loaded = disk.read([made.key])[made.key]
+    assert loaded is not None
+    assert bytes(loaded.payload["x"].data) == bytes(range(256)) * 16
+
+
 # --- off --------------------------------------------------------------------------------------------
 
 
@@ -295,3 +326,21 @@ def test_a_folder_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
     for name in ("", "..", "a/b", "x" * 65):
         with pytest.raises(ValueError, match="name"):
             Store(tmp_path, name, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a niceness for one thread")
+@pytest.mark.parametrize("before", [0, 19])
+def test_the_writer_gives_way_to_other_threads(before: int) -> None:
+    def run() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(before, os.getpriority(os.PRIO_PROCESS, thread)))
+        least = os.getpriority(os.PRIO_PROCESS, thread)
+        module.give_way()
+        seen.append((least, os.getpriority(os.PRIO_PROCESS, thread)))
+
+    seen: list[tuple[int, int]] = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    ((least, now),) = seen
+    assert now == min(19, least + module.NICENESS)

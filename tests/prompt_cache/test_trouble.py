@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.register import Gone, Written
 from appliance.prompt_cache.trouble import Health
 from tests.prompt_cache.making import META, Shop, payload, record, shop, text
 
@@ -98,7 +98,7 @@ def test_a_full_disk_costs_the_waiting_writes_as_well(small_disk: Path) -> None:
 LIMITED = """
 import os, resource, sys
 from pathlib import Path
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.register import Gone, Written
 from tests.prompt_cache.making import META, Shop, record, text
 
 shop = Shop(Path(sys.argv[1]), retry_s=0.05)
@@ -140,7 +140,7 @@ def test_limits_of_the_process_fail_the_tier_and_not_the_process(tmp_path: Path)
 FORBIDDEN = """
 import os, sys
 from pathlib import Path
-from appliance.prompt_cache.shelf import Gone, Written
+from appliance.prompt_cache.register import Gone, Written
 from tests.prompt_cache.making import Shop, record
 
 if os.geteuid() == 0:
