@@ -275,7 +275,7 @@ def model_state(
 def _warming(engine: EngineObs) -> str:
     """How far it is with `models.*.warmup`."""
     warmup = engine.warmup
-    if engine.state is not EngineState.PROBING or warmup.running is None or not warmup.begun:
+    if engine.state is not EngineState.PROBING or warmup.running is None:
         return ""
     return f"warms up with {warmup.running}, {warmup.done + 1} of {len(warmup.names)}"
 

@@ -118,7 +118,8 @@ class WarmupObs:
 
     @property
     def running(self) -> str | None:
-        return self.names[self.done] if self.done < len(self.names) else None
+        """The one that is read now."""
+        return self.names[self.done] if self.begun and self.done < len(self.names) else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from appliance.server.routes import ROUTES, route_of
 from appliance.supervisor.record import Caller, Ended, Refused
 from appliance.tally import Histogram, Tally
 from reconciler.events import Event, EventType
-from reconciler.observed import EngineObs, EngineState
+from reconciler.observed import CacheObs, EngineObs, EngineState
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLER = Caller(path="/v1/chat/completions")
@@ -116,6 +116,35 @@ def test_an_engine_that_runs_for_days_is_no_stage() -> None:
     tally.engines([obs(EngineState.READY, 0.0)])
     tally.engines([obs(EngineState.EXITED, 90000.0)])
     assert tally.stages_s == {}
+
+
+def test_what_caches_gave_is_summed_up_over_engines_that_come_and_go() -> None:
+    tally = Tally()
+
+    def look(*caches: tuple[str, int, int, int]) -> None:
+        seen = [
+            EngineObs(
+                name,
+                "demo",
+                "d",
+                EngineState.READY,
+                0.0,
+                cache=CacheObs(memory_hits=hits, misses=misses, tokens=t),
+            )
+            for name, hits, misses, t in caches
+        ]
+        tally.engines(seen)
+
+    look(("demo-1", 0, 1, 0))
+    look(("demo-1", 3, 1, 900))
+    look(("demo-1", 3, 1, 900), ("demo-2", 1, 0, 300))
+    look(("demo-2", 1, 2, 300))  # the first one is gone
+    look(("demo-2", 1, 2, 300), ("demo-3", 5, 0, 1000))
+    assert {name: count for name, count in tally.cache.items() if count} == {
+        "memory_hits": 9,
+        "misses": 3,
+        "tokens": 2200,
+    }
 
 
 def test_events_are_counted_and_models_that_the_spec_dropped_are_forgotten() -> None:

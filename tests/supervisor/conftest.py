@@ -101,7 +101,13 @@ class World:
         probe = options.pop("probe", Probe())
         digest = options.pop("digest", "digest")
         return self.engines.spawn(
-            model, digest, wire.Load(model, str(path)), limits, probe, options.pop("load_timeout", PATIENCE)
+            model,
+            digest,
+            wire.Load(model, str(path)),
+            limits,
+            probe,
+            options.pop("load_timeout", PATIENCE),
+            warmup=options.pop("warmup", ()),
         )
 
     def see(self, engine: str) -> EngineObs:
