@@ -167,7 +167,7 @@ def remove(path: str) -> bool:
 def walk(root: Path) -> Iterator[Found]:
     """All files of ours in all namespaces. What dead writers left is deleted on the way. Raises OSError."""
     for namespace in _folders(root / LAYOUT, NAMESPACE):
-        for folder in _folders(namespace, OURS):
+        for folder in (namespace, *_folders(namespace, OURS)):
             name = os.path.basename(folder)
             try:
                 with os.scandir(folder) as entries:
@@ -208,7 +208,7 @@ def _found(entry: os.DirEntry[str], namespace: str, folder: str) -> Found | None
     if match is None or folder == "sessions":
         return None
     damaged = folder == "damaged"
-    if not damaged and not entry.name.startswith(folder):
+    if not damaged and entry.name[:2] != folder:
         return None
     try:
         status = entry.stat(follow_symlinks=False)

@@ -21,7 +21,7 @@ STEP_NS = 1_000  # by so much a child is older than its parent; the finest that 
 Rank = tuple[int, int, str]
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """One file. key: of a block or state of our own namespace, else None."""
 

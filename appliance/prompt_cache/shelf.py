@@ -10,9 +10,11 @@ first by the files' own times. That another was quicker to delete is no error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +150,14 @@ class Shelf:
     def load(self, key: bytes) -> format.Loaded | None:
         """One verified file; None where it is missing or no good, which is in the news then."""
         return self._good(self._path(key), key, format.read)
+
+    def announce(self, key: bytes) -> None:
+        """This is to be read soon: the system may begin to fetch it, while another is checked."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError, folder.Foreign):  # `load` will find out and say so
+                file, _ = folder.open_ours(self._path(key))
+                with file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def _good(self, path: str, key: bytes, read: Callable[[FileIO, int, str, bytes], T]) -> T | None:
         try:

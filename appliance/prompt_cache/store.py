@@ -31,6 +31,7 @@ RETRY_S = 60.0  # after the disk failed
 COUNT_S = 600.0  # between two counts of all files, for what other engines did
 COUNT_SHARE = 20  # or when we wrote one part in so many of the quota
 NICENESS = 5
+AHEAD = 4  # files that the system is asked to fetch while one is read and checked
 
 Done = Callable[[dict[bytes, Loaded | None]], None]
 log = logging.getLogger(__name__)
@@ -300,9 +301,13 @@ class Store:
 
     def _answer(self, keys: Sequence[bytes], done: Done) -> None:
         found: dict[bytes, Loaded | None] = {}
-        for key in keys:
-            idle = not self._shelf.quota or self._closing is not None
-            found[key] = None if idle else self._shelf.load(key)
+        for number, key in enumerate(keys):
+            if not self._shelf.quota or self._closing is not None:
+                found[key] = None
+                continue
+            for soon in keys[1:AHEAD] if number == 0 else keys[number + AHEAD - 1 : number + AHEAD]:
+                self._shelf.announce(soon)
+            found[key] = self._shelf.load(key)
         if self._shelf.health.failed:
             with self._wake:
                 self._wake.notify()  # the writer tries the disk again in a while

@@ -155,12 +155,26 @@ def test_a_folder_that_is_a_link_is_not_followed(disk: Shop, tmp_path: Path, whi
     assert disk.read([other.key])[other.key] is not None
 
 
+@pytest.mark.parametrize("which", [".", NAMESPACE])
+def test_a_link_in_the_place_of_the_cache_itself_is_said_and_not_followed(tmp_path: Path, which: str) -> None:
+    link = tmp_path / "cache" / folder.LAYOUT / which
+    link.parent.mkdir(parents=True)
+    (tmp_path / "away").mkdir()
+    link.symlink_to(tmp_path / "away")
+    with shop(tmp_path / "cache") as disk:
+        disk.put(record())
+        assert disk.seen == [Gone(record().key, "failed")]
+        assert "is not a folder: move it away" in (disk.store.use().why or "")
+    assert list((tmp_path / "away").iterdir()) == []
+
+
 def test_names_that_are_not_ours_do_not_exist_for_us(disk: Shop) -> None:
     disk.put(record())
     namespace = disk.root / folder.LAYOUT / NAMESPACE
     strange = [
         disk.root / "holiday.safetensors",
         namespace / "notes.txt",
+        namespace / f"{NAMESPACE}.safetensors",
         namespace / "ab" / "README",
         namespace / "ab" / ("ff" * 16 + ".safetensors"),  # in the wrong folder
         namespace / "ab" / ("AB" * 16 + ".safetensors"),
@@ -224,8 +238,10 @@ def test_the_temporary_file_of_a_living_writer_is_left_alone(disk: Shop) -> None
     parent = folder_of / f".aa.{os.getppid()}.{'0' * 16}.tmp"
     earlier = folder_of / f".aa.{os.getpid()}.{'0' * 16}.tmp"  # this number, in a container before
     old = folder_of / f".bb.{os.getppid()}.{'0' * 16}.tmp"
-    for path in (mine, parent, earlier, old):
+    about = folder_of.parent / earlier.name
+    for path in (mine, parent, earlier, old, about):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
     disk.store.scan()
-    assert [path.exists() for path in (mine, parent, earlier, old)] == [True, True, False, False]
+    left = [path for path in (mine, parent, earlier, old, about) if path.exists()]
+    assert left == [mine, parent]
