@@ -3,6 +3,9 @@
 Both sides run the same model and get the same system prompt, task and results; what an agent sends back as
 the assistant's words is what that side answered. mlx-lm's server runs with its own prompt cache: as it comes
 for one conversation, and with the same bytes as LMX's memory tier for several at once.
+
+An agent is plain, or it begins each request's system prompt with a line that is never the same twice, as
+Claude Code does.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 from bench import models, talk
 from bench.nextturn import CONTEXT
 from bench.sides import Ours, Peer, Side, only
-from bench.talk import Talk, Turn
+from bench.talk import Message, Turn
 
 SHAPE = "flat"
 TURNS, ANSWER = 20, 32
@@ -48,10 +51,10 @@ def bytes_per_token(shape: str) -> int:
     return int(2 * 4 * sizes["num_hidden_layers"] * sizes["num_key_value_heads"] * sizes["head_dim"])
 
 
-def one(scratch: Path, rounds: int) -> list[dict[str, Played]]:
-    """A conversation at a time, all different. The first round warms up and is not among them."""
+def one(scratch: Path, rounds: int, changing: bool) -> list[dict[str, Played]]:
+    """A conversation at a time, all different. changing: with Claude Code's line."""
     cache = {"memory": "1GiB", "disk": "8GiB"}
-    return _play(scratch, "agent", rounds + 1, 1, cache, ())[1:]
+    return _play(scratch, "changing" if changing else "plain", rounds, 1, cache, (), changing)
 
 
 def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
@@ -63,7 +66,13 @@ def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
 
 
 def _play(
-    scratch: Path, name: str, rounds: int, talks: int, cache: dict[str, Any], options: tuple[str, ...]
+    scratch: Path,
+    name: str,
+    rounds: int,
+    talks: int,
+    cache: dict[str, Any],
+    options: tuple[str, ...],
+    changing: bool = False,
 ) -> list[dict[str, Played]]:
     folder = models.make(scratch / name, SHAPE, CONTEXT)
     place = scratch / f"{name}-run"
@@ -72,31 +81,34 @@ def _play(
     sides: list[Ours | Peer] = [ours]
     try:
         sides.append(Peer(folder, place, *options))
-        return [_round(sides, f"{name} {round_}", talks, round_) for round_ in range(rounds)]
+        for side in sides:
+            asyncio.run(talk.ask(side.port, side.model, [talk.task(random.Random(name))], ANSWER))
+        return [_round(sides, f"{name} {round_}", talks, round_, changing) for round_ in range(rounds)]
     finally:
         for side in sides:
             side.close()
 
 
-def _round(sides: list[Ours | Peer], seed: str, talks: int, round_: int) -> dict[str, Played]:
+def _round(sides: list[Ours | Peer], seed: str, talks: int, round_: int, changing: bool) -> dict[str, Played]:
     found = {}
     everyone: list[Side] = list(sides)
     for side in sides if round_ % 2 else reversed(sides):
         with only(side, everyone):
-            found[side.name] = asyncio.run(_all(side, seed, talks))
+            found[side.name] = asyncio.run(_all(side, seed, talks, changing))
     return found
 
 
-async def _all(side: Ours | Peer, seed: str, talks: int) -> Played:
+async def _all(side: Ours | Peer, seed: str, talks: int, changing: bool) -> Played:
     system = talk.agent(random.Random(f"{seed} agent"))  # one program, run `talks` times
-    work = (_talk(side, [system], random.Random(f"{seed} task {n}")) for n in range(talks))
+    work = (_talk(side, system, random.Random(f"{seed} task {n}"), changing) for n in range(talks))
     return Played(list(await asyncio.gather(*work)))
 
 
-async def _talk(side: Ours | Peer, said: Talk, draw: random.Random) -> list[Turn]:
+async def _talk(side: Ours | Peer, system: Message, draw: random.Random, changing: bool) -> list[Turn]:
     turns: list[Turn] = []
-    said = [*said, talk.task(draw)]
+    said = [talk.task(draw)]
     for _ in range(TURNS):
-        turns.append(await talk.ask(side.port, side.model, said, ANSWER))
+        first = talk.billed(system, draw) if changing else system
+        turns.append(await talk.ask(side.port, side.model, [first, *said], ANSWER))
         said = [*talk.said(said, turns[-1]), talk.result(draw)]
     return turns

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import agents, models, nextturn, writing
+from bench import agents, curves, models, nextturn, writing
 from bench.sides import ROOT
 from bench.speed import Row
 
@@ -36,7 +36,7 @@ def run(scratch: Path, parts: list[str], rounds: int, out: Path) -> Iterator[Row
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         yield from rows
-    draw(found, out / "reuse.png")
+    curves.draw(found, out / "reuse.png")
 
 
 def _turn(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
@@ -56,7 +56,13 @@ def _turn(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
 
 
 def _agent(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
-    return _agents(f"agent of {agents.TURNS} turns", agents.one(scratch, rounds), ONE)
+    record: Record = {}
+    rows: list[Row] = []
+    for name, words in (("plain", ""), ("changing", " with Claude Code's changing line")):
+        played = agents.one(scratch, rounds, name == "changing")
+        record[name], more = _agents(f"agent of {agents.TURNS} turns{words}", played, ONE)
+        rows += more
+    return record, rows
 
 
 def _crowd(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
@@ -110,34 +116,3 @@ PARTS: dict[str, Callable[[Path, int], tuple[Record, list[Row]]]] = {
     "writing": _writing,
     "lookup": _lookup,
 }
-
-
-def draw(found: Record, file: Path) -> None:
-    """Time to first token: of the three ways a turn begins, and turn by turn on both sides."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.5))
-    for shape, rounds in found.get("turn", {}).items():
-        tiers = ("cold", "memory", "disk")
-        first = [statistics.median(round_[tier]["first_s"] for round_ in rounds) for tier in tiers]
-        axes[0].bar([f"{tier}\n{shape}" for tier in tiers], first)
-    axes[0].set(title="the next turn of 8,000 tokens", ylabel="seconds to first token", yscale="log")
-    titles = {"agent": "an agent with tools", "crowd": f"{agents.AT_ONCE} agents, memory for {agents.FIT}"}
-    for place, (part, title) in zip(axes[1:], titles.items(), strict=True):
-        for side, label in (("peer", "mlx-lm's server"), ("ours", "LMX")):
-            talks = [
-                talk for round_ in found.get(part, {}).get("rounds", ()) for talk in round_[side]["turns"]
-            ]
-            if talks:
-                means = [
-                    statistics.mean(turn["first_s"] for turn in turns) for turns in zip(*talks, strict=True)
-                ]
-                place.plot(range(1, len(means) + 1), means, label=label)
-                place.legend(fontsize="small")
-        place.set(title=title, xlabel="turn", ylim=(0, None))
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)

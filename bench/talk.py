@@ -89,6 +89,12 @@ def agent(draw: random.Random) -> Message:
     return {"role": "system", "content": f"{body}\n{text(draw, AGENT - _count(body))}"}
 
 
+def billed(system: Message, draw: random.Random) -> Message:
+    """As Claude Code sends it: with a line before it that differs from request to request."""
+    line = "x-anthropic-billing-header: cc_version=2.1.37.3a3; cc_entrypoint=cli; "
+    return {**system, "content": f"{line}cch={draw.randrange(2**20):05x};\n{system['content']}"}
+
+
 def _tool(draw: random.Random, name: str) -> dict[str, Any]:
     fields = {
         f"{draw.choice(WORDS)}_{n}": {"type": "string", "description": text(draw, 20)} for n in range(2)
