@@ -240,6 +240,9 @@ class Store:
         if self._drops:
             drops, self._drops = self._drops, []
             return lambda: shelf.drop(drops)
+        if self._stamps:
+            stamps, self._stamps = self._stamps, {}
+            return lambda: shelf.stamp(stamps)
         for name, (hour, _) in self._saves.items():
             if hour <= now or self._closing is not None:
                 return lambda: self._save(name)
@@ -249,9 +252,6 @@ class Store:
         if self._shrink:
             self._shrink = False
             return lambda: shelf.make_room(0)
-        if self._stamps:
-            stamps, self._stamps = self._stamps, {}
-            return lambda: shelf.stamp(stamps)
         if self._pending:
             job = self._pending.pop(next(iter(self._pending)))
             return lambda: self._write(job)

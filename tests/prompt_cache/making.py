@@ -102,14 +102,20 @@ class Shop:
     def has(self, *records: Record) -> list[bool]:
         return [path_of(self.root, made, self.namespace).exists() for made in records]
 
+    def failed(self) -> str:
+        """Why, once the tier is."""
+        self.until(lambda: self.store.use().state == "failed")
+        return self.store.use().why or ""
+
     def settle(self) -> None:
-        """Until the writer has nothing to do: a small file is written after all that came before."""
+        """Until times of use and deletions are on disk: they go before small files."""
         done: list[bool] = []
 
         def make() -> bytes:
             done.append(True)
             return b"{}"
 
+        self.until(lambda: not self.store._shrink)
         self.store.save("sessions/settle.json", make, 0.0)
         self.until(lambda: done)
 

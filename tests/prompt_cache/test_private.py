@@ -16,7 +16,7 @@ import pytest
 
 from appliance.prompt_cache import folder
 from appliance.prompt_cache.register import Gone
-from tests.prompt_cache.making import NAMESPACE, PATIENCE, Shop, path_of, record, shop, text
+from tests.prompt_cache.making import META, NAMESPACE, PATIENCE, Shop, path_of, payload, record, shop, text
 
 
 @pytest.fixture
@@ -162,9 +162,8 @@ def test_a_link_in_the_place_of_the_cache_itself_is_said_and_not_followed(tmp_pa
     (tmp_path / "away").mkdir()
     link.symlink_to(tmp_path / "away")
     with shop(tmp_path / "cache") as disk:
-        disk.put(record())
-        assert disk.seen == [Gone(record().key, "failed")]
-        assert "is not a folder: move it away" in (disk.store.use().why or "")
+        assert "is not a folder: move it away" in disk.failed()
+        assert not disk.store.put(record(), payload(), META)
     assert list((tmp_path / "away").iterdir()) == []
 
 

@@ -140,16 +140,15 @@ def test_limits_of_the_process_fail_the_tier_and_not_the_process(tmp_path: Path)
 FORBIDDEN = """
 import os, sys
 from pathlib import Path
-from appliance.prompt_cache.register import Gone, Written
-from tests.prompt_cache.making import Shop, record
+from appliance.prompt_cache.register import Written
+from tests.prompt_cache.making import META, Shop, payload, record
 
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 shop = Shop(Path(sys.argv[1]) / "cache", retry_s=0.05)
-shop.put(record())
-assert shop.seen == [Gone(record().key, "failed")], shop.seen
-print(shop.store.use().why, flush=True)
+print(shop.failed(), flush=True)
+assert not shop.store.put(record(), payload(), META)
 shop.until(lambda: shop.store.use().state == "ready")
 shop.put(record())
 assert isinstance(shop.seen[-1], Written), shop.seen
