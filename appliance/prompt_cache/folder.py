@@ -129,12 +129,13 @@ def write_whole(
 ) -> None:
     """Write a file of mode 0600 beside its name and rename it. `stop` is asked between two groups.
 
-    Raises Stopped, Foreign, and OSError with the file's name; nothing of the file is left then.
+    Raises Stopped, Foreign, and OSError with the folder's name; nothing of the file is left then.
     """
     check_plain(path)
-    beside = temporary(os.path.dirname(path))
-    descriptor = os.open(beside, _WRITE, 0o600)
+    within = os.path.dirname(path)
+    beside = temporary(within)
     try:
+        descriptor = os.open(beside, _WRITE, 0o600)
         try:
             os.fchmod(descriptor, 0o600)  # a umask may have taken rights from ourselves
             for group in groups:
@@ -147,9 +148,10 @@ def write_whole(
             os.utime(beside, ns=(used_ns, used_ns))
         os.rename(beside, path)
     except BaseException as error:
-        remove(beside)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = path
+        with contextlib.suppress(OSError):  # the first error is the one to tell; a later scan clears up
+            remove(beside)
+        if isinstance(error, OSError):
+            error.filename = within  # what a person can do something about
         raise
 
 
