@@ -121,6 +121,50 @@ def test_a_cancelled_row_leaves_the_others_what_they_are(engine: Engine, alone: 
     assert [reply.text for reply in (*rows, again)] == alone[:4]
 
 
+def test_a_next_turn_from_the_prompt_cache_says_what_it_says_without(
+    bits: int, start: Callable[[], Engine]
+) -> None:
+    turn = chat(f"{LONG} {QUESTIONS[0]}")
+
+    def conversation(cache_memory: int) -> tuple[list[str], wire.Accepted]:
+        engine = start()
+        engine.load(DEMO, kv_bits=bits)
+        engine.send(wire.Configure(context=4096, concurrency=8, prefill_chunk=64, cache_memory=cache_memory))
+        first = engine.ask(turn, max_tokens=30, ignore_eos=True)
+        follow = f"{turn}{first.text}\n{chat(QUESTIONS[1])}"
+        beside = engine.submit(chat(QUESTIONS[2]), max_tokens=200, ignore_eos=True)
+        engine.until(lambda: bool(beside.rows))
+        again = engine.submit(follow, max_tokens=40, ignore_eos=True)
+        other = engine.submit(turn + QUESTIONS[3], max_tokens=40, ignore_eos=True)
+        engine.finish(beside, again, other)
+        assert again.accepted is not None
+        return [first.text, again.text, other.text], again.accepted
+
+    without, missed = conversation(0)
+    within, hit = conversation(2**26)
+    assert (missed.cached_from, missed.cached_tokens) == (None, 0)
+    assert hit.cached_from == "memory"
+    assert hit.cached_tokens >= 512
+    assert within == without
+
+
+def test_blocks_of_a_quantised_model_are_smaller_in_the_prompt_cache(
+    bits: int, start: Callable[[], Engine]
+) -> None:
+    def kept(kv_bits: int | None) -> int:
+        engine = start()
+        engine.load(DEMO, kv_bits=kv_bits)
+        engine.send(wire.Configure(context=4096, prefill_chunk=64, cache_memory=2**26))
+        engine.ask([5] * 1025, max_tokens=1, ignore_eos=True)
+        engine.beats.clear()
+        engine.until(lambda: any(beat.cache.memory_bytes and not beat.rows for beat in engine.beats))
+        return engine.beats[-1].cache.memory_bytes
+
+    config = json.loads((DEMO / "config.json").read_text())
+    expected = kv_bytes_per_token(config, kv_bits=bits).per_token / kv_bytes_per_token(config).per_token
+    assert kept(bits) / kept(None) == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(
     "config", [models.GEMMA3, models.QWEN3_NEXT], ids=["sliding windows", "linear attention"]
 )
