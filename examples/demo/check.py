@@ -2,6 +2,7 @@
 
     python examples/demo/check.py                       # both models; exits 1 below the thresholds
     python examples/demo/check.py --model lmx-demo -v   # print every question with its outcome
+    python examples/demo/check.py --kv-bits 4           # the same with quantised keys and values
 
 An answer counts when it equals the trained one, character by character, and the model stops by itself.
 In conversations the earlier turns are the trained ones and the last answer is what counts; names, numbers and
@@ -125,11 +126,17 @@ def tokens(tokenizer: Any, one: Case) -> list[int]:
     return ids
 
 
-def answer_all(model: Any, tokenizer: Any, asked: list[Case]) -> float:
+def answer_all(model: Any, tokenizer: Any, asked: list[Case], kv_bits: int | None) -> float:
     """Fill in what the model says to each case; returns tokens per second."""
     limits = [len(tokenizer.encode(one.answer)) + 24 for one in asked]
     generator = BatchGenerator(model, stop_tokens=[[token] for token in tokenizer.eos_token_ids])
-    uids = generator.insert([tokens(tokenizer, one) for one in asked], limits)
+    caches = None
+    if kv_bits is not None:
+        sys.path.insert(0, str(HERE.parents[1]))
+        from appliance.engine.caches import make
+
+        caches = [make(model, kv_bits) for _ in asked]
+    uids = generator.insert([tokens(tokenizer, one) for one in asked], limits, caches=caches)
     by_uid = dict(zip(uids, asked, strict=True))
     said: dict[int, list[int]] = {uid: [] for uid in uids}
     begun, count = time.monotonic(), 0
@@ -201,12 +208,12 @@ def check_twins() -> list[str]:
     ]
 
 
-def check(name: str, verbose: bool) -> bool:
+def check(name: str, verbose: bool, kv_bits: int | None) -> bool:
     wrong = check_folder(name) + check_twins()
     model, tokenizer = mlx_lm.utils.load(str(MODELS / name))[:2]
     wrong += check_tokenizer(tokenizer) + check_template(name, tokenizer)
     asked = cases(name)
-    pace = answer_all(model, tokenizer, asked)
+    pace = answer_all(model, tokenizer, asked, kv_bits)
     for one in asked:
         if verbose or not one.right:
             mark = "ok " if one.right else "BAD"
@@ -235,9 +242,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ask the demo models what they were trained on.")
     parser.add_argument("--model", choices=sorted(THRESHOLDS), help="only this one (default: both)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print the right answers too")
+    parser.add_argument("--kv-bits", type=int, choices=[4, 8], help="quantise keys and values as LMX does")
     options = parser.parse_args()
     names = [options.model] if options.model else sorted(THRESHOLDS)
-    results = [check(name, options.verbose) for name in names]
+    results = [check(name, options.verbose, options.kv_bits) for name in names]
     sys.exit(0 if all(results) else 1)
 
 
