@@ -2,7 +2,7 @@
 
     python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
 
-PART: speed, serving, swap, overload, strain, reuse; of the last, also one of reuse.turn, reuse.agent,
+PART: speed, serving, swap, overload, strain, kv, reuse; of the last, also one of reuse.turn, reuse.agent,
 reuse.crowd, reuse.writing, reuse.lookup.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
@@ -22,10 +22,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import overload, reuse, serving, speed, strain, swap
+from bench import kv, overload, reuse, serving, speed, strain, swap
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "swap", "overload", "strain", "reuse")
+PARTS = ("speed", "serving", "swap", "overload", "strain", "reuse", "kv")
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
@@ -42,6 +42,8 @@ def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: 
         yield from strain.run(scratch)
     if found := [part for part in reuse.PARTS if {"reuse", f"reuse.{part}"} & set(parts)]:
         yield from reuse.run(scratch, found, rounds, out)
+    if "kv" in parts:
+        yield from kv.run(scratch, rounds)
 
 
 def main() -> int:
