@@ -180,5 +180,5 @@ def _quality() -> Iterator[Row]:
     )
     found = json.loads(done.stdout)
     for bits in BITS[1:]:
-        ratio = found[str(bits)] / found["None"]
-        yield Row(f"demo model, kv_bits {bits}: perplexity / null", ratio, None)
+        above = 100 * (found[str(bits)] / found["None"] - 1)
+        yield Row(f"demo model, kv_bits {bits}: perplexity above null", above, None, unit="%")
