@@ -1,15 +1,16 @@
 """Who starts next, with what the prompt cache has for it.
 
-The decisions, in this order, for each waiting request:
+The decisions, in this order:
 
-1. it waits for a prompt that is being computed and begins as its own does: others pass it;
-2. there is no row free, or no memory for it: it waits, and nobody behind it passes;
-3. part of it lies on disk: that is read while others compute, with its row and memory reserved;
-4. it starts, from what was restored. Only now is it Accepted: until then it may run elsewhere.
+1. one that waits for a prompt which is being computed, and begins as its own does, lets others pass;
+2. callers take turns (`fairness`), and within a caller the first comes first;
+3. whose turn it is waits until there is a row and memory for it, and nobody passes;
+4. part of it lies on disk: that is read while others compute, with its row and memory reserved;
+5. it starts, from what was restored. Only now is it Accepted: until then it may run elsewhere.
 
 One that waits for memory never waits for ever: rows that run will end, and where none runs and it still
 does not fit, it is refused. What waits in 1 goes on when that prompt has passed the common part or is gone,
-and what waits in 3 when the disk has answered.
+and what waits in 4 when the disk has answered.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from functools import partial
 from appliance.engine import lines, prompt
 from appliance.engine.allowance import Allowance
 from appliance.engine.decode import Row
+from appliance.engine.fairness import Fair
 from appliance.engine.intake import Intake, Woken
 from appliance.engine.link import Closed
 from appliance.engine.load import Model
 from appliance.engine.output import Output
+from appliance.engine.pricing import Batch
 from appliance.engine.prompt import Job
 from appliance.engine.reuse import Match, Off, Restored, Reuse
 from appliance.engine.running import Running
@@ -66,6 +69,7 @@ class Admission:
         intake: Intake,
         allowance: Allowance,
         running: Running,
+        fair: Fair,
         send: Callable[[FromEngine], None],
     ) -> None:
         self._model = model
@@ -73,10 +77,12 @@ class Admission:
         self._intake = intake
         self._allowance = allowance
         self._running = running
+        self._fair = fair
         self._send = send
         self._samplers = Samplers()
         self._waiting: deque[Waiting] = deque()
         self._fetching: list[Fetching] = []
+        self._short: Waiting | None = None  # whose turn it is, and for whom there is no memory yet
 
     @property
     def count(self) -> int:
@@ -89,11 +95,14 @@ class Admission:
         return bool(self._fetching) or not self._waiting
 
     @property
-    def reserved(self) -> list[Job]:
-        """Those which hold a row and memory already."""
-        return [fetching.job for fetching in self._fetching]
+    def reserved(self) -> list[Batch]:
+        """The memory of those for which the disk is read."""
+        return [Batch(1, fetching.job.total) for fetching in self._fetching]
 
     def add(self, job: Job) -> None:
+        here = [*(waiting.job for waiting in self._waiting), *(fetching.job for fetching in self._fetching)]
+        here += [row.job for row in self._running.rows]
+        self._fair.arrive(job.caller, any(other.caller == job.caller for other in here))
         self._waiting.append(Waiting(job))
 
     def cancel(self, rid: int) -> bool:
@@ -114,18 +123,27 @@ class Admission:
         for fetching in [fetching for fetching in self._fetching if fetching.match.ready]:
             self._fetching.remove(fetching)
             self._guarded(fetching.job, partial(self._start, fetching.job, fetching.match))
-        for waiting in list(self._waiting):
-            if self._held(waiting):
-                continue
-            if self._slots() <= 0:
+        while self._slots() > 0 and (waiting := self._next()) is not None:
+            if self._fits(waiting.job):
+                self._short = None
+                self._guarded(waiting.job, partial(self._begin, waiting))
+            elif self._running.rows or self._fetching:
+                self._short = waiting
                 return
-            if not self._fits(waiting.job):
-                if self._running.rows or self._fetching:
-                    return
+            else:
                 self._waiting.remove(waiting)
                 self._refuse(waiting.job)
-                continue
-            self._guarded(waiting.job, partial(self._begin, waiting))
+
+    def _next(self) -> Waiting | None:
+        """Whose turn it is. Once there was no memory for one, it stays that one's."""
+        if self._short is not None and self._short in self._waiting:
+            return self._short
+        self._short = None
+        first: dict[str, Waiting] = {}
+        for waiting in self._waiting:
+            if waiting.job.caller not in first and not self._held(waiting):
+                first[waiting.job.caller] = waiting
+        return first[self._fair.next(first)] if first else None
 
     # -- one request ---------------------------------------------------------------------------------
 
@@ -161,11 +179,13 @@ class Admission:
             sampler=self._samplers.get(job.choice, job.seed),
             processor=None if job.choice.plain else Processor(job.choice, job.prompt),
         )
-        self._allow(job)  # what the row needs leaves the cache before its own part is copied out of it
+        self._allow(Batch(1, job.total))  # the cache gives way before its part of this row is copied
         restored = self._reuse.restore(match)
         if restored.caches is None:
             restored = Restored()
         row.trail = self._reuse.begin(job, restored)
+        self._fair.start(job.caller)
+        self._fair.charge(job.caller, len(job.prompt) - restored.tokens)
         self._send(Accepted(job.rid, len(job.prompt), restored.tokens, restored.tier))
         self._running.begin(row, restored)
 
@@ -181,10 +201,10 @@ class Admission:
         return most - len(self._running.rows) - len(self._fetching)
 
     def _fits(self, job: Job) -> bool:
-        return self._allowance.fits(self._running.batches([*self.reserved, job]))
+        return self._allowance.fits([*self._running.batches(), *self.reserved, Batch(1, job.total)])
 
-    def _allow(self, *more: Job) -> None:
-        self._allowance.hold(self._running.batches([*self.reserved, *more]))
+    def _allow(self, *more: Batch) -> None:
+        self._allowance.hold([*self._running.batches(), *self.reserved, *more])
 
     # -- prompts that begin as one in work does ------------------------------------------------------
 

@@ -19,6 +19,7 @@ are read, so detokenising and sending overlap with computing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,10 @@ class Prefill:
         self.cache: list[Any] = cache or []
         self.plain = True  # known when it starts: rows may be cancelled before
         self.done = done  # tokens of the longest prompt
+        self.waited = 0  # chunks of others since its own last one
+        self.width = 0  # tokens of the last chunk, padded ones included
+        self.seconds = 0.0  # that it took
+        self._behind: list[Any] = []
         self._net = net
         self._kv_bits = kv_bits
 
@@ -83,11 +88,13 @@ class Prefill:
         """The tokens that `cache` holds for a row."""
         return row.job.prompt[: min(self.done, len(row.job.prompt) - 1)]
 
-    def advance(self, chunk: int) -> int:
+    def advance(self, chunk: int, behind: list[Any] | None = None) -> int:
         """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were.
 
-        A row alone pauses where its trail says so.
+        A row alone pauses where its trail says so. behind: arrays that the device is still computing; they
+        are waited for before the clock of `seconds` starts, and after the work has been put together.
         """
+        self._behind = behind or []
         if not self.cache:
             empty = [caches.make(self._net, self._kv_bits) for _ in self.rows]
             self.plain = len(empty) == 1
@@ -107,6 +114,7 @@ class Prefill:
     def _run(self, pieces: list[list[int]]) -> None:
         lengths = [len(piece) for piece in pieces]
         longest = max(lengths)
+        self.width, self.seconds = longest * len(pieces), 0.0
         if longest == 0:
             return
         padding = [longest - length for length in lengths]
@@ -119,7 +127,10 @@ class Prefill:
         if padded:
             for cache in self.cache:
                 cache.finalize()
+        mx.eval(self._behind)
+        began = time.perf_counter()
         mx.eval([cache.state for cache in self.cache])
+        self.seconds = time.perf_counter() - began
 
 
 def stops(row: Row) -> Sequence[int]:
@@ -157,17 +168,61 @@ class Decoding:
         text = row.job.prompt + row.tokens
         return text if row.primed and self._next is not None else text[:-1]
 
+    @property
+    def pending(self) -> Any:
+        """The newest tokens, which the device may still be computing."""
+        return self._next
+
+    @classmethod
+    def of(cls, net: Any, prefill: Prefill) -> Decoding:
+        """The rows of a finished prefill; they get their first token two steps from now."""
+        made = cls(net)
+        made.join(prefill)
+        return made
+
     def join(self, prefill: Prefill) -> None:
-        """Take over the rows of a finished prefill; they get their first token two steps from now."""
+        """Take over the rows of a finished prefill."""
         last = mx.array([row.job.prompt[-1] for row in prefill.rows], dtype=mx.uint32)
+        self._add(prefill.rows, prefill.cache, prefill.plain, last)
+
+    def absorb(self, other: Decoding) -> None:
+        """Take over all rows of another batch, which is empty afterwards."""
+        self._add(other.rows, other._cache, other._plain, other._next)
+        other._clear()
+
+    def take(self, rows: list[Row]) -> Decoding:
+        """These rows as a batch of their own; the others stay, in their order."""
+        made = Decoding(self._net)
+        taken = [index for index, row in enumerate(self.rows) if row in rows]
+        rest = [index for index, row in enumerate(self.rows) if row not in rows]
+        if not rest:
+            made.absorb(self)
+            return made
+        if not taken:
+            return made
+        made._cache, self._cache = layers.split(self._cache, taken, rest)
+        for batch, indices in ((made, taken), (self, rest)):
+            batch._plain = len(indices) == 1
+        made._next, self._next = self._next[mx.array(taken)], self._next[mx.array(rest)]
+        made.rows = [self.rows[index] for index in taken]
+        self.rows = [self.rows[index] for index in rest]
+        made._groups = self._groups = None
+        return made
+
+    def _add(self, rows: list[Row], cache: list[Any], plain: bool, last: Any) -> None:
+        if not rows:
+            return
         if not self.rows:
-            self._cache, self._plain, self._next = prefill.cache, prefill.plain, last
+            self._cache, self._plain, self._next = cache, plain, last
         else:
-            self._cache = layers.join(self._cache, self._plain, prefill.cache, prefill.plain)
+            self._cache = layers.join(self._cache, self._plain, cache, plain)
             self._plain = False
             self._next = mx.concatenate([self._next, last])
-        self.rows.extend(prefill.rows)
+        self.rows = [*self.rows, *rows]
         self._groups = None
+
+    def _clear(self) -> None:
+        self.rows, self._cache, self._plain, self._next, self._groups = [], [], True, None, None
 
     def keep(self, rows: list[Row]) -> None:
         """Drop all other rows. `rows` in their present order."""

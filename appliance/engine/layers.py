@@ -11,6 +11,7 @@ the new ones exist.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import mlx.core
@@ -70,6 +71,33 @@ def alone(batch: Caches, row: int) -> Caches:
             compute(cache)
         plain.append(cache)
     return plain
+
+
+def split(batch: Caches, taken: list[int], rest: list[int]) -> tuple[Caches, Caches]:
+    """Two batches of one; plain caches where there is one row. Empties the list."""
+    big = is_big(batch)
+    parts: tuple[Caches, Caches] = [], []
+    batch.reverse()
+    while batch:
+        cache = batch.pop()
+        for part, rows in zip(parts, (taken, rest), strict=True):
+            if len(rows) == 1:
+                new = cache.extract(rows[0])
+            else:
+                new = shell(cache)
+                new.filter(rows)
+            if big:
+                compute(new)
+            part.append(new)
+    return parts
+
+
+def shell(cache: Any) -> Any:
+    """Another cache of the same arrays: what is done to one leaves the other alone."""
+    new = copy.copy(cache)
+    if hasattr(cache, "caches"):
+        new.caches = tuple(shell(member) for member in cache.caches)
+    return new
 
 
 def is_big(*batches: Caches) -> bool:

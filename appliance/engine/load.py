@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
 from appliance.engine import caches, wiring
+from appliance.engine.groups import UNMEASURED, Cost
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
 from appliance.engine.quantized import CannotQuantize
@@ -50,6 +51,7 @@ class Model:
     batch_why: str | None  # None: its rows can be batched
     kv_bits: int | None = None  # 4 | 8: keys and values quantised; see caches.make
     price: Price = FREE  # known after warm-up
+    cost: Cost = UNMEASURED  # the same
 
     @property
     def batchable(self) -> bool:

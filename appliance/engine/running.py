@@ -1,8 +1,8 @@
 """The rows on the device: prompts in work, and the batches that decode.
 
-One turn is a decode step of every batch, its text sent in one frame while the next step computes, and then
-one chunk of one prompt. A row that was begun always ends with a line that carries `finish`, whatever fails:
-a fault ends the rows of its own batch or prompt, and no others.
+One turn is a decode step of every batch, their text sent in one frame while the next steps compute, and
+then one chunk of one prompt. A row that was begun always ends with a line that carries `finish`, whatever
+fails: a fault ends the rows of its own batch or prompt, and no others.
 
 What the prompt cache keeps of a row is cut while its caches are still whole: after each chunk, and when
 the row ends, before it leaves its batch.
@@ -11,19 +11,20 @@ the row ends, before it leaves its batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
 from appliance.engine import lines
+from appliance.engine.batches import Batches, priced
 from appliance.engine.beat import Gauge
 from appliance.engine.decode import Decoding, Prefill, Row, stops
-from appliance.engine.link import Closed
+from appliance.engine.fairness import Fair
 from appliance.engine.load import Model, is_memory
+from appliance.engine.pacing import Pace, pick
 from appliance.engine.pricing import Batch
-from appliance.engine.prompt import Job
 from appliance.engine.reuse import Restored, Reuse
-from appliance.wire import FromEngine, Step
+from appliance.wire import Configure, FromEngine, Step
 from appliance.wire import Row as Line
 
 log = logging.getLogger(__name__)
@@ -38,15 +39,26 @@ class Exhausted(MemoryError):
 class Running:
     """Only for the decode thread."""
 
-    def __init__(self, model: Model, reuse: Reuse, gauge: Gauge, send: Callable[[FromEngine], None]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        reuse: Reuse,
+        gauge: Gauge,
+        fair: Fair,
+        fits: Callable[[list[Batch]], bool],
+        send: Callable[[FromEngine], None],
+    ) -> None:
+        """fits: whether there is memory for these batches, beside what is reserved for others."""
         self._model = model
         self._reuse = reuse
         self._gauge = gauge
+        self._fair = fair
+        self._fits = fits
         self._send = send
+        self._pace = Pace()
         self._fresh: list[Row] = []  # begun in this turn, with nothing restored
         self._prefills: list[Prefill] = []
-        self._decoding = Decoding(model.net)
-        self._turns = 0
+        self._decoding = Batches(model)
         self._short = 0  # steps in a row that found no memory
 
     @property
@@ -62,10 +74,13 @@ class Running:
         for row in self._fresh:
             yield row, 0
 
-    def batches(self, more: Sequence[Job] = ()) -> list[Batch]:
-        """What is to be paid for: rows and the longest one's tokens, of each batch. more: rows to come."""
-        totals = [*(row.job.total for row in self.rows), *(job.total for job in more)]
-        return [Batch(len(totals), max(totals))] if totals else []
+    def batches(self) -> list[Batch]:
+        """What is to be paid for."""
+        return [*(priced(batch.rows) for batch in self._decoding.all), *self._prompt_batches()]
+
+    def _prompt_batches(self) -> list[Batch]:
+        works = [*(prefill.rows for prefill in self._prefills), *([row] for row in self._fresh)]
+        return [priced(rows) for rows in works]
 
     def begin(self, row: Row, restored: Restored) -> None:
         """Take a row in. Those that begin in the same turn may share their chunk: see `gather`."""
@@ -75,74 +90,82 @@ class Running:
             net, bits = self._model.net, self._model.kv_bits
             self._prefills.append(Prefill(net, [row], bits, restored.caches, restored.tokens))
 
-    def gather(self, chunk: int) -> None:
+    def gather(self, limits: Configure) -> None:
         """Make prefills of the rows that have just begun. Only batchable models begin several at once."""
         while self._fresh:
-            taken = together(self._fresh, chunk)
+            rows, self._fresh = self._fresh, []
+            others = self.batches()
+
+            def fits(taken: list[Row], rest: list[Row], others: list[Batch] = others) -> bool:
+                return self._fits([*others, priced(taken), *(priced([row]) for row in rest)])
+
+            taken = together(rows, self._chunk(limits), fits)
+            self._fresh = rows
             self._prefills.append(Prefill(self._model.net, taken, self._model.kv_bits))
+
+    def _chunk(self, limits: Configure) -> int:
+        beside = bool(self._decoding.all)
+        return self._pace.chunk(limits.prefill_chunk, beside=beside, auto=limits.prefill_auto)
 
     # -- one turn ------------------------------------------------------------------------------------
 
-    def turn(self, chunk: int) -> None:
-        if self._decoding.rows:
+    def turn(self, limits: Configure) -> None:
+        if self._decoding.all:
             self._gauge.enter("decode")
-            try:
-                self._decode(self._decoding)
-            except Closed:
-                raise
-            except Exception as error:  # noqa: BLE001  prompts in work have caches of their own
-                self._fail_decoding(self._decoding, error)
+            self._decode()
         if self._prefills:
             self._gauge.enter("prefill")
-            self._prefill(chunk)
-        self._turns += 1
+            self._prefill(self._chunk(limits))
 
-    def _decode(self, batch: Decoding) -> None:
+    def _decode(self) -> None:
+        """A step of each batch. The tokens of one are read while the device computes the others'."""
+        found: list[Line] = []
+        gone: list[tuple[Decoding, list[Row]]] = []
+        for batch in list(self._decoding.all):
+            try:
+                told, ended = self._step(batch)
+            except Exception as error:  # noqa: BLE001  other batches and prompts have caches of their own
+                self._fail_batch(batch, error)
+                continue
+            found += told
+            if ended:
+                gone.append((batch, ended))
+        if found:
+            self._send(Step(found))
+        for batch, ended in gone:
+            self._leave(batch, ended)
+        if gone:
+            self._arrange()
+
+    def _step(self, batch: Decoding) -> tuple[list[Line], list[Row]]:
+        """What there is to tell of a batch, and which of its rows have ended."""
         rows = batch.rows
         last = all(row.primed and row.produced + 1 >= row.job.max_tokens for row in rows)
         ready = batch.step(last=last)
         self._short = 0
         self._gauge.advance()
         self._gauge.output_tokens += len(ready)
-        found = [
-            line
-            for row, token in ready
-            if (line := lines.newest(row, token, self._model.end_tokens)) is not None
-        ]
+        found = []
+        for row, token in ready:
+            self._fair.charge(row.job.caller, 1)
+            if (line := lines.newest(row, token, self._model.end_tokens)) is not None:
+                found.append(line)
         ended = {line.rid for line in found if line.finish is not None}
         for row in rows:
             if row.failed is not None and row.job.rid not in ended:
                 ended.add(row.job.rid)
                 found.append(lines.failed(row, row.failed))
-        if found:
-            self._send(Step(found))
-        if ended:
-            self._leave(batch, [row for row in rows if row.job.rid in ended])
-
-    def _leave(self, batch: Decoding, rows: list[Row]) -> None:
-        """Drop rows that have ended, once the prompt cache has what it wants of them."""
-        for row in rows:
-            self._cut(row, batch.cache, batch.place(row), batch.held(row))
-        batch.keep([row for row in batch.rows if row not in rows])
-
-    def _cut(self, row: Row, caches: list[object], place: int | None, tokens: list[int]) -> None:
-        """The row has ended already, so that a fault of the prompt cache can only be told to the log."""
-        if row.trail is None:
-            return
-        try:
-            self._reuse.ended(row.trail, caches, place, tokens)
-        except Exception as error:
-            log.exception("what request %d computed cannot be kept", row.job.rid)
-            error.__traceback__ = None  # its frames hold arrays
+        return found, [row for row in rows if row.job.rid in ended] if ended else []
 
     def _prefill(self, chunk: int) -> None:
-        """One chunk, of the prompts that are nearest to done; every other turn, of the oldest."""
-        if self._turns % 2:
-            prefill = self._prefills[0]
-        else:
-            prefill = min(self._prefills, key=lambda prefill: prefill.left)
+        prefill = self._prefills[
+            pick([prefill.left for prefill in self._prefills], [prefill.waited for prefill in self._prefills])
+        ]
+        for other in self._prefills:
+            other.waited = 0 if other is prefill else other.waited + 1
         try:
-            tokens = prefill.advance(chunk)
+            tokens = prefill.advance(chunk, [batch.pending for batch in self._decoding.all])
+            self._pace.note(prefill.width, prefill.seconds)
             for index, row in enumerate(prefill.rows):
                 if row.trail is not None and tokens:
                     place = None if prefill.plain else index
@@ -158,9 +181,29 @@ class Running:
         if prefill.left == 0:
             self._gauge.prompt_tokens += len(prefill.rows)  # the last of each goes through with the rest
             self._prefills.remove(prefill)
-            self._decoding.join(prefill)
+            self._decoding.all.append(Decoding.of(self._model.net, prefill))
+            self._arrange()
+
+    def _arrange(self) -> None:
+        self._decoding.arrange(lambda batches: self._fits([*batches, *self._prompt_batches()]))
 
     # -- the ways out --------------------------------------------------------------------------------
+
+    def _leave(self, batch: Decoding, rows: list[Row]) -> None:
+        """Drop rows that have ended, once the prompt cache has what it wants of them."""
+        for row in rows:
+            self._cut(row, batch.cache, batch.place(row), batch.held(row))
+        self._decoding.remove(batch, rows)
+
+    def _cut(self, row: Row, caches: list[object], place: int | None, tokens: list[int]) -> None:
+        """The row has ended already, so that a fault of the prompt cache can only be told to the log."""
+        if row.trail is None:
+            return
+        try:
+            self._reuse.ended(row.trail, caches, place, tokens)
+        except Exception as error:
+            log.exception("what request %d computed cannot be kept", row.job.rid)
+            error.__traceback__ = None  # its frames hold arrays
 
     def cancel(self, rid: int) -> Line | None:
         """Free what the request holds; its last line. None: it is not here, so it has just ended."""
@@ -173,25 +216,25 @@ class Running:
                     if not prefill.rows:
                         self._prefills.remove(prefill)
                     return lines.cancelled(row)
-        for row in self._decoding.rows:
-            if row.job.rid == rid:
-                self._leave(self._decoding, [row])
-                return lines.cancelled(row)
-        return None
+        if (found := self._decoding.of(rid)) is None:
+            return None
+        batch, row = found
+        self._leave(batch, [row])
+        self._arrange()
+        return lines.cancelled(row)
 
-    def _fail_decoding(self, batch: Decoding, error: Exception) -> None:
-        """The batch is in an unknown state: end its rows, and start over with an empty one."""
+    def _fail_batch(self, batch: Decoding, error: Exception) -> None:
+        """It is in an unknown state: end its rows."""
         log.error("a step failed; its rows end here", exc_info=error)
-        rows = batch.rows
-        self._decoding = Decoding(self._model.net)
-        self._end(rows, error)
+        self._decoding.all.remove(batch)
+        self._end(batch.rows, error)
 
     def fail(self, error: Exception) -> None:
         """Neither what decodes nor what joins it can be trusted: end all rows."""
         log.error("a turn failed; all rows end here", exc_info=error)
         rows = self.rows
         self._prefills, self._fresh = [], []
-        self._decoding = Decoding(self._model.net)
+        self._decoding = Batches(self._model)
         self._end(rows, error)
 
     def _end(self, rows: list[Row], error: Exception) -> None:
@@ -206,20 +249,23 @@ class Running:
                 raise Exhausted(f"out of memory in {self._short} steps in a row: {error}") from error
 
 
-def together(rows: list[Row], chunk: int) -> list[Row]:
+def together(rows: list[Row], chunk: int, fits: Callable[[list[Row], list[Row]], bool]) -> list[Row]:
     """Take the first, and those behind it that fit into one chunk with it.
 
     Fitting counts the padding, and padding may cost half of the work at most (short prompts are cheap
-    beside the pass itself, hence the constant). The others keep their places.
+    beside the pass itself, hence the constant). The others keep their places. fits(taken, rest): whether
+    there is memory for the taken as one batch, and the rest each alone.
     """
-    head = rows.pop(0)
-    taken, longest, total = [head], len(head.job.prompt), len(head.job.prompt)
+    taken = [rows.pop(0)]
+    longest = total = len(taken[0].job.prompt)
     if longest == 1:
         return taken  # nothing to process before its first step
     for row in list(rows):
         length = len(row.job.prompt)
         padded = (len(taken) + 1) * max(longest, length)
-        if length > 1 and padded <= chunk and padded <= 1.5 * (total + length) + 64:
+        if length == 1 or padded > chunk or padded > 1.5 * (total + length) + 64:
+            continue
+        if fits([*taken, row], [other for other in rows if other is not row]):
             taken.append(row)
             longest, total = max(longest, length), total + length
             rows.remove(row)

@@ -5,7 +5,7 @@ Admission happens between any two steps. The order of one turn:
 1. commands: new requests to those that wait, cancelled rows out;
 2. admission: who starts, and from what the prompt cache has for it (`admission`);
 3. one decode step of every batch, then one chunk of one prompt: a chunk is the most that running rows
-   wait (`running`);
+   wait (`running`, `pacing`, `groups`);
 4. the prompt cache's own turn, and the books: memory, figures.
 
 A request that was accepted always ends with a row that carries `finish`, whatever fails.
@@ -21,9 +21,11 @@ import mlx.core as mx
 from appliance.engine.admission import Admission
 from appliance.engine.allowance import Allowance
 from appliance.engine.beat import Gauge
+from appliance.engine.fairness import Fair
 from appliance.engine.intake import Cancelled, Command, Configured, Intake, Stop
 from appliance.engine.link import Closed, Link
 from appliance.engine.load import Model
+from appliance.engine.pricing import Batch
 from appliance.engine.prompt import Job
 from appliance.engine.reuse import Off, Reuse
 from appliance.engine.running import Exhausted, Running
@@ -48,8 +50,11 @@ class Scheduler:
         self._reuse.apply(intake.limits)
         gauge.cache = self._reuse.use
         self._allowance = Allowance(model.price, intake.limits, self._reuse)
-        self._running = Running(model, self._reuse, gauge, self._send)
-        self._admission = Admission(model, self._reuse, intake, self._allowance, self._running, self._send)
+        fair = Fair()
+        self._running = Running(model, self._reuse, gauge, fair, self._fits, self._send)
+        self._admission = Admission(
+            model, self._reuse, intake, self._allowance, self._running, fair, self._send
+        )
         self._turns = 0
         self._stopping = False
 
@@ -63,8 +68,8 @@ class Scheduler:
                     return
                 self._gauge.work()
                 self._admission.turn()
-                self._running.gather(self._chunk())
-                self._running.turn(self._chunk())
+                self._running.gather(self._intake.limits)
+                self._running.turn(self._intake.limits)
                 self._reuse.turn()
                 self._turns += 1
                 if self._turns % TIDY == 0:
@@ -75,8 +80,8 @@ class Scheduler:
                 self._running.fail(error)
             self._report()
 
-    def _chunk(self) -> int:
-        return max(1, self._intake.limits.prefill_chunk)
+    def _fits(self, batches: list[Batch]) -> bool:
+        return self._allowance.fits([*batches, *self._admission.reserved])
 
     def _send(self, message: FromEngine) -> None:
         """A parent that does not read stops us here; that is not work."""
@@ -144,7 +149,7 @@ class Scheduler:
 
     def _report(self) -> None:
         gauge, admission = self._gauge, self._admission
-        self._allowance.hold(self._running.batches(admission.reserved))
+        self._allowance.hold([*self._running.batches(), *admission.reserved])
         self._allowance.tidy()
         gauge.rows = len(self._running.rows)
         gauge.waiting = admission.count

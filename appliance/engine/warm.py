@@ -14,9 +14,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from appliance.engine import costing
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
 from appliance.engine.decode import Decoding, Prefill, Row
+from appliance.engine.groups import UNMEASURED
 from appliance.engine.layers import flat
 from appliance.engine.load import Model, explain_run
 from appliance.engine.output import Output
@@ -61,9 +63,12 @@ def up(model: Model, gauge: Gauge) -> Model:
         raise explain_run(error) from error
     price = measure(flat(caches), 0, model.vocabulary)
     del caches
+    cost = costing.measure(model, lambda rows: decoding(model, rows)) if model.batchable else UNMEASURED
+    gauge.advance()
     mx.clear_cache()
     mx.reset_peak_memory()
-    return dataclasses.replace(model, price=dataclasses.replace(price, base=mx.get_active_memory()))
+    price = dataclasses.replace(price, base=mx.get_active_memory())
+    return dataclasses.replace(model, price=price, cost=cost)
 
 
 def to_blame(model: Model, gauge: Gauge) -> int | None:
@@ -93,6 +98,13 @@ def attempt(model: Model, lengths: list[int], gauge: Gauge) -> list[Any]:
     decoding.step(last=True)
     gauge.advance()
     return decoding.cache
+
+
+def decoding(model: Model, rows: int) -> Decoding:
+    """A batch of short rows."""
+    prefill = Prefill(model.net, [trial(model, 2) for _ in range(rows)], model.kv_bits)
+    prefill.advance(64)
+    return Decoding.of(model.net, prefill)
 
 
 def sample(model: Model, gauge: Gauge) -> None:

@@ -113,7 +113,7 @@ def test_without_the_limit_the_same_requests_hold_far_more(fresh: Serving) -> No
 def test_requests_wait_in_order_and_are_accepted_when_they_start(serving: Serving) -> None:
     engine = serving.engine
     serving.limit(ONE)
-    replies = [engine.submit(**ask(1200, 30)) for _ in range(4)]
+    replies = [engine.submit(**ask(1400, 30)) for _ in range(4)]
     engine.finish(*replies, within=60)
     told: list[tuple[str, int]] = []
     for frame in engine.frames:
@@ -126,7 +126,7 @@ def test_requests_wait_in_order_and_are_accepted_when_they_start(serving: Servin
 
 def test_a_small_request_does_not_overtake_a_large_one_that_waits_for_memory(serving: Serving) -> None:
     engine = serving.engine
-    serving.limit(2 * ROW)
+    serving.limit(ONE)
     first = engine.submit(**ask(1000, 200))
     large, small = engine.submit(**ask(1500, 5)), engine.submit(**ask(10, 5))
     engine.finish(first, large, small, within=60)

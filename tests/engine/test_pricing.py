@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
+    gc.collect()  # what is held while nothing runs is measured: nothing of other tests may be left
     order = wire.Load(model="test", path=str(folder))
     return warm.up(load.load(order, weights.check(order), lambda done, total: None), Gauge())
 
