@@ -53,6 +53,35 @@ def test_events_of_one_model_are_its_own_and_the_machines(lmx: Lmx, appliance: A
     ]
 
 
+CACHE: dict[str, Any] = {
+    "memory": {"bytes": 3 * 2**20, "limit_bytes": 2**30, "hits": 6},
+    "disk": {"bytes": 2**30, "state": "ready", "why": None, "hits": 3},
+    "misses": 1,
+    "damaged": 0,
+    "tokens": 12345,
+}
+
+
+def test_the_prompt_cache_tells_how_often_it_helped_and_from_where(lmx: Lmx, appliance: Appliance) -> None:
+    models = status_document()["models"]
+
+    def told(**changes: Any) -> str:
+        keep(appliance, STORY, models={**models, "demo": {**models["demo"], "cache": {**CACHE, **changes}}})
+        appliance.on("GET /admin/plan", {"plan": []})
+        shown = lmx.inside("explain", "demo")
+        assert shown.code == 0, shown.err
+        return shown.out
+
+    assert "10 prompts: 60% from memory, 30% from disk; 12,345 prompt tokens not computed again" in told()
+    assert "3.0 MiB of 1.0 GiB in memory, 1.0 GiB on disk\n" in told()
+    failed = told(disk={**CACHE["disk"], "state": "failed", "why": "no space left on device"}, damaged=2)
+    assert "in memory, disk failed, 2 damaged files set aside" in failed
+    assert "disk: no space left on device" in failed
+    none = {"hits": 0, "bytes": 0}
+    fresh = told(memory={**CACHE["memory"], **none}, disk={**CACHE["disk"], **none}, misses=0)
+    assert "no prompt yet that is long enough to be kept" in fresh
+
+
 def test_events_by_type_in_any_case_and_by_age(lmx: Lmx, appliance: Appliance) -> None:
     keep(appliance, STORY)
     out = lmx("events", "--type", "stepTAKEN", "--type", "Pressure,SloStage", "-o", "json").out

@@ -58,6 +58,7 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
         self.env: dict[str, str] = {}  # for `up`, on top of the usual
+        self.headers: dict[str, str] = {}  # of every call
         self.command = [sys.executable, "-W", "error", "-m", "appliance.cli", "up", "-f", str(self.file)]
 
     # --- the file ----------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class Machine:
             f"http://127.0.0.1:{self.port}{path}",
             method=method,
             data=data,
-            headers={"Content-Type": "application/json"} if data is not None else {},
+            headers={**({"Content-Type": "application/json"} if data is not None else {}), **self.headers},
         )
         try:
             with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
