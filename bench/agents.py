@@ -23,6 +23,7 @@ from bench.talk import Message, Turn
 
 SHAPE = "flat"
 TURNS, ANSWER = 20, 32
+TOOL_S = 0.2  # what a tool takes
 AT_ONCE, FIT = 8, 3
 LENGTH = talk.AGENT + TURNS * (sum(talk.RESULT) // 2 + ANSWER)  # tokens of a conversation at its end
 
@@ -111,4 +112,5 @@ async def _talk(side: Ours | Peer, system: Message, draw: random.Random, changin
         first = talk.billed(system, draw) if changing else system
         turns.append(await talk.ask(side.port, side.model, [first, *said], ANSWER))
         said = [*talk.said(said, turns[-1]), talk.result(draw)]
+        await asyncio.sleep(TOOL_S)
     return turns

@@ -1,4 +1,4 @@
-"""Random-weight Qwen3 shapes with the demo model's tokenizer, made on the spot; as a script it imports MLX.
+"""Random-weight shapes with the demo model's tokenizer, made on the spot; as a script it imports MLX.
 
 The rows of the end-of-text token and of pieces of characters are zero in the (tied) output matrix: greedy
 decoding never ends early, and each token is text at once, so that a first token can be seen on every side.
@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 128,
+    },
+    # The same with a sliding window in every other layer: what it holds cannot be cut back to a shorter text.
+    "window": {
+        "model_type": "gemma3_text",
+        "architectures": ["Gemma3ForCausalLM"],
+        "hidden_size": 512,
+        "num_hidden_layers": 2,
+        "intermediate_size": 1536,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "query_pre_attn_scalar": 128,
+        "sliding_window": 512,
+        "sliding_window_pattern": 2,
     },
     "90m": {
         "hidden_size": 768,
@@ -74,7 +89,6 @@ def make(folder: Path, shape: str, context: int = CONTEXT) -> Path:
 def _write(folder: Path, shape: str, context: int) -> None:
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.models import qwen3
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +105,10 @@ def _write(folder: Path, shape: str, context: int) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(7)
-    model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
+    model = module.Model(module.ModelArgs.from_dict(config))
     weights = dict(tree_flatten(model.parameters()))
+    weights.pop("lm_head.weight", None)  # tied: the table below is it
     table = weights["model.embed_tokens.weight"]
     silent = [
         eos,
