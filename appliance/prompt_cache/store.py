@@ -270,11 +270,11 @@ class Store:
 
     def _save(self, name: str) -> None:
         with self._wake:
-            _, make = order = self._saves[name]
-        saved = self._shelf.save(name, make and make())
-        with self._wake:
-            if saved and self._saves.get(name) is order:
-                del self._saves[name]
+            order = self._saves.pop(name)  # first: a later order comes with an hour of its own
+        make = order[1]
+        if not self._shelf.save(name, make and make()):
+            with self._wake:
+                self._saves.setdefault(name, order)
 
     def _write(self, job: Job) -> None:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.prompt_cache.register import Gone, Written
+from appliance.prompt_cache.sessions import Named, on_disk
 from appliance.prompt_cache.trouble import Health
 from tests.prompt_cache.making import META, Shop, path_of, payload, record, shop, text
 
@@ -206,3 +207,14 @@ def test_a_fault_of_our_own_stops_writing_and_is_said(tmp_path: Path) -> None:
     assert not disk.store.put(record(first=1), payload(), META)
     assert disk.read([record().key])[record().key] is not None
     disk.store.close(5)
+
+
+def test_a_session_is_written_once_the_disk_can_be_again(small_disk: Path) -> None:
+    with shop(small_disk / "cache", retry_s=RETRY_S) as disk:
+        disk.put(record())
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        Named(disk.store).touch("chat", "", record().key, 256, 1.0)
+        assert "read-only" in disk.failed()
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        disk.until(lambda: on_disk(disk.root))
+        assert [one.session.name for one in on_disk(disk.root)] == ["chat"]
