@@ -124,6 +124,7 @@ class PromptCache:
             return Match(job)
         self._hear()
         found = self._find(job, self._usable)
+        self._index.use(found.entries, self._clock())  # making room for the row takes others first
         missing = [entry.key for entry in found.entries if entry.payload is None]
         tier: Tier | None = ("disk" if missing else "memory") if found.tokens else None
         return Match(job, found.tokens, tier, not missing, Plan(missing))
@@ -247,6 +248,8 @@ class PromptCache:
         trail = Trail(job, restored.tokens, last.end, detail=last)
         if self._index.stateful:
             wanted = boundaries(job.prompt, self._specials, max(WORTH, restored.tokens + 1))
+            if not wanted and len(job.prompt) > WORTH:  # plain text: at least the same again is found
+                wanted = [len(job.prompt) - 1]
             trail.stops = [stop for stop in wanted if not self._has_state(job, text, stop)]
         return trail
 
@@ -291,14 +294,16 @@ class PromptCache:
     def _keep_end(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> Entry | None:
         """The text's unfinished block, or the state where it stands."""
         last: Entry = trail.detail
-        if len(tokens) - trail.kept >= BLOCK or not self._leads(last):
+        while last.end > len(tokens) and last.parent is not None:
+            last = last.parent  # blocks are known further on than this row has come
+        if len(tokens) - last.end >= BLOCK or not self._leads(last):
             return None
-        ids = spell(tokens[trail.kept :])
+        ids = spell(tokens[last.end :])
         due = self._clock() + SETTLE
         if self._index.stateful:
             entry = self._index.state(last, ids)
             if not self._kept(entry):
-                self._keep(entry, blocks.cut_state(caches, row, len(tokens), trail.kept), due)
+                self._keep(entry, blocks.cut_state(caches, row, len(tokens), last.end), due)
         else:
             if not ids:
                 return last
@@ -306,7 +311,7 @@ class PromptCache:
             if not self._kept(entry):
                 if entry.tokens != ids:
                     return None  # a longer one that is there only as a step to others
-                piece = blocks.cut(caches, row, len(tokens), trail.kept, len(tokens))
+                piece = blocks.cut(caches, row, len(tokens), last.end, len(tokens))
                 self._keep(entry, piece, due, stale)
         entry.used = self._clock()
         return entry

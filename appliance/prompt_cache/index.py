@@ -20,6 +20,8 @@ that using an entry costs nothing.
 from __future__ import annotations
 
 import heapq
+import sys
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -384,7 +386,10 @@ def spelling(entry: Entry) -> bytes:
 
 def spell(tokens: Sequence[int]) -> bytes:
     """Token ids as the index and the files hold them: little-endian uint32."""
-    return np.asarray(tokens, dtype="<u4").tobytes()
+    ids = array("I", tokens)  # of a list, three times as fast as numpy
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tobytes()
 
 
 def common(one: bytes, other: bytes) -> int:

@@ -150,6 +150,26 @@ def test_other_models_resume_at_the_boundaries_of_turns(nets: dict[str, load.Mod
     assert engine.cached(edited) == len(longer) - 40 - 3, "before the last user turn"
 
 
+@pytest.mark.parametrize("name", ["sliding", "hybrid"])
+def test_a_state_before_the_end_of_known_blocks_is_kept_where_it_is(
+    nets: dict[str, load.Model], name: str
+) -> None:
+    engine = Engine(nets[name])
+    turns = [*SYSTEM, *turn(60, 2), *turn(500, 3)]
+    engine.cached([*turns, *turn(60, 4), START])  # states at 300, 864 and 926, and blocks up to 768
+    assert engine.cached([*turns[:600], START]) == 300
+    assert engine.cached([*turns[:560], *words(50, 5)]) == 362
+    assert engine.cached([*turns[:590], *words(50, 6)]) == 362
+
+
+@pytest.mark.parametrize("name", ["sliding", "hybrid"])
+def test_of_plain_text_the_same_prompt_is_found_again(nets: dict[str, load.Model], name: str) -> None:
+    engine = Engine(nets[name])
+    assert engine.cached(words(500)) == 0
+    assert engine.cached(words(500)) == 499
+    assert engine.cached(engine.text) == 499
+
+
 def test_a_batch_leaves_what_each_of_its_rows_computed(model: load.Model) -> None:
     engine = Engine(model)
     prompts = [FIRST, [*turn(150, 11), START], [*turn(400, 12), *turn(60, 13), START]]

@@ -78,7 +78,7 @@ class World:
         if not self.said:
             return [*self.random.choice(self.systems), *self.turn(), START]
         last = self.said[-1]
-        kind = self.random.choice(["on", "on", "on", "fork", "edit", "again", "cut"])
+        kind = self.random.choice(["on", "on", "on", "fork", "edit", "again", "cut", "stop"])
         self.seen[kind] += 1
         if kind == "on":
             return [*last, END, *self.turn(), START]
@@ -87,6 +87,8 @@ class World:
         if kind == "again":
             return last[:-1] or last
         at = self.random.randrange(1, len(last))
+        if kind == "stop":
+            return [*last[:at], START]
         return [*last[:at], 2, *last[at + 1 :]] if kind == "edit" else last[:at]
 
     # -- what happens --------------------------------------------------------------------------------
