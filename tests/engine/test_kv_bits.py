@@ -230,7 +230,7 @@ MAMBA2: dict[str, Any] = {
     ],
     ids=["sinks", "soft caps", "no keys", "small heads"],
 )
-def test_a_model_that_cannot_have_it_says_so_and_loads_without(
+def test_a_model_that_cannot_have_it_says_so(
     config: dict[str, Any], why: str, tmp_path: Path, start: Callable[[], Engine]
 ) -> None:
     folder = models.write(tmp_path / "model", config)
@@ -238,4 +238,3 @@ def test_a_model_that_cannot_have_it_says_so_and_loads_without(
     assert (failed.code, failed.permanent) == ("unsupported_model", True)
     assert "does not run with kv_bits: 8; remove `kv_bits`" in failed.message
     assert why in failed.message
-    assert start().load(folder).model_type == config["model_type"]

@@ -203,6 +203,20 @@ def test_groups_are_the_largest_that_divide_the_heads(heads: tuple[int, int], si
     assert cache.group_size == size
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_what_comes_out_has_the_models_own_type(dtype: Any) -> None:
+    batch = QuantizedCache.merge([QuantizedCache(8), QuantizedCache(8)])
+    chunk = batch.update_and_fetch(*(part.astype(dtype) for part in tokens(2, WHOLE, 1)))
+    assert [part.dtype for part in chunk] == [dtype, dtype]
+    batch.extend(QuantizedCache.merge([QuantizedCache(8)]))  # a row of padding only
+    mask = batch.make_mask(1)
+    step = batch.update_and_fetch(*(part.astype(dtype) for part in tokens(3, 1, 2)))
+    asked = mx.ones((3, HEADS, 1, WIDTH), dtype)
+    out = scaled_dot_product_attention(asked, *step, cache=batch, scale=0.1, mask=mask)
+    assert out.dtype == dtype
+    assert not mx.any(mx.isnan(out))
+
+
 def test_heads_that_no_group_fits_are_named() -> None:
     with pytest.raises(CannotQuantize, match="heads of 80 elements"):
         QuantizedCache(4).update_and_fetch(*(mx.zeros((1, 2, 3, 80)) for _ in range(2)))
