@@ -21,7 +21,7 @@ from appliance.engine.beat import Gauge
 from appliance.engine.decode import Decoding, Prefill, Row, stops
 from appliance.engine.fairness import Fair
 from appliance.engine.load import Model, is_memory
-from appliance.engine.pacing import Pace, pick
+from appliance.engine.pacing import MOST, Pace, pick
 from appliance.engine.pricing import Batch
 from appliance.engine.reuse import Restored, Reuse
 from appliance.wire import Configure, FromEngine, Step
@@ -99,7 +99,7 @@ class Running:
             def fits(taken: list[Row], rest: list[Row], others: list[Batch] = others) -> bool:
                 return self._fits([*others, priced(taken), *(priced([row]) for row in rest)])
 
-            taken = together(rows, self._chunk(limits), fits)
+            taken = together(rows, max(self._chunk(limits), min(MOST, limits.prefill_chunk)), fits)
             self._fresh = rows
             self._prefills.append(Prefill(self._model.net, taken, self._model.kv_bits))
 
