@@ -108,13 +108,16 @@ class Entry:
         """It can be restored, now or as soon as it is written."""
         return self.usable or self.leaving
 
-    def nearest(self, tokens: bytes) -> tuple[Entry | None, int]:
-        """The block behind this one that begins most like `tokens`, and how many tokens they share."""
+    def nearest(self, tokens: bytes, usable: Callable[[Entry], bool]) -> tuple[Entry | None, int]:
+        """The block behind this one that begins most like `tokens`, and how many tokens they share.
+
+        The further away in the order, the less is shared: of each side the first one that is usable counts.
+        """
         best, most = None, 0
         at = bisect_left(self.children, tokens, key=spelling)
-        for child in self.children[max(0, at - 1) : at + 1]:
-            shared = common(child.tokens, tokens)
-            if shared > most:
+        for side in (range(at - 1, -1, -1), range(at, len(self.children))):
+            child = next((self.children[place] for place in side if usable(self.children[place])), None)
+            if child is not None and (shared := common(child.tokens, tokens)) > most:
                 best, most = child, shared
         return best, most
 
@@ -212,8 +215,8 @@ class Index:
             return Found()
         node = path[-1] if path else self._roots[scope]
         rest = text[node.end * WIDTH : min(limit, node.end + BLOCK) * WIDTH]
-        last, shared = node.nearest(rest)
-        if last is not None and usable(last):
+        last, shared = node.nearest(rest, usable)
+        if last is not None:
             return Found(node.end + shared, [*path, last])
         return Found(node.end, path)
 

@@ -206,7 +206,7 @@ def rank(entry: Entry) -> tuple[bool, float, int]:
 
 TestDense = Forgetful.TestCase
 TestStateful = ForgetfulStates.TestCase
-TestDense.settings = TestStateful.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestDense.settings = TestStateful.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.parametrize("stateful", [False, True])
