@@ -21,7 +21,8 @@ from bench.talk import Talk, Turn
 
 TOKENS, ANSWER, CONTEXT = 8000, 16, 16384
 RESTORED = 0.97  # of the prompt, at least: else the times are not of what they claim to be
-REST_S, REST_LIMIT_S = 1.0, 60.0  # the files are at rest when none has changed for so long
+# The files are at rest when none has changed for so long: the end of a text is held back for a second.
+REST_S, REST_LIMIT_S = 3.0, 60.0
 
 
 @dataclass(frozen=True)
