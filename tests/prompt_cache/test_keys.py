@@ -83,5 +83,5 @@ def test_files_that_are_no_weights_have_no_name(tmp_path: Path, left: int) -> No
     model = write(tmp_path / "model")
     path = model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(ValueError, match="model.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a safetensors file"):
         namespace(model, None, None)
