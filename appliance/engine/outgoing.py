@@ -16,7 +16,7 @@ from appliance.prompt_cache.index import Entry, Index
 from appliance.prompt_cache.register import Written
 from appliance.prompt_cache.store import Store
 
-COMPUTED = 2  # turns after which what was launched is done: the steps launched after it have been read
+COMPUTED = 3  # turns after which what was launched is done: a step launched after it has been read
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -108,8 +108,13 @@ class PromptCache:
         self._bound = most
         self._fit()
 
+    @property
+    def _most(self) -> int:
+        """Bytes that the memory tier may hold now."""
+        return self._room if self._bound is None else min(self._room, self._bound)
+
     def _fit(self) -> None:
-        most = self._room if self._bound is None else min(self._room, self._bound)
+        most = self._most
         while self._index.memory > most and (entry := self._index.victim()) is not None:
             self._index.release(entry)
 
@@ -170,6 +175,7 @@ class PromptCache:
             entry.used = now
             if entry.payload is None:
                 tier = "disk"
+            if entry.payload is None and read[entry.key].nbytes <= self._most:
                 self._index.hold(entry, read[entry.key], read[entry.key].nbytes)
         self._fit()
         if self._store is not None:
@@ -318,9 +324,12 @@ class PromptCache:
 
     def _keep(self, entry: Entry, piece: Piece, due: float, stale: bytes | None = None) -> None:
         entry.used = self._clock()
-        self._index.hold(entry, piece, piece.nbytes)
+        if piece.nbytes <= self._most:  # a larger one would only drive out all others, and then itself
+            self._index.hold(entry, piece, piece.nbytes)
         if self._outgoing is not None and self._disk and self._outgoing.ready:
             self._outgoing.add(entry, piece, due, stale)
+        elif entry.payload is None:
+            self._index.lost(entry)
 
     # -- time ----------------------------------------------------------------------------------------
 

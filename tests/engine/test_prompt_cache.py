@@ -263,6 +263,17 @@ def test_a_text_larger_than_the_memory_tier_keeps_its_beginning(dense: load.Mode
     assert engine.cached([*turn(1200, 31), START]) == 512
 
 
+def test_a_block_that_could_never_fit_drives_out_nothing(dense: load.Model) -> None:
+    engine = Engine(dense)
+    engine.cached([*turn(150, 32), START], tokens=1)
+    held = engine.cache.nbytes
+    engine.cache.apply(wire.Configure(context=4096, cache_memory=held + 1000))  # less than a whole block
+    engine.stand.into.limits = wire.Configure(context=4096, cache_memory=held + 1000)
+    engine.cached([*turn(600, 33), START])
+    assert engine.cache.nbytes == held
+    assert engine.cached([*turn(150, 32), START]) == 152
+
+
 def test_a_tier_that_is_turned_off_while_it_serves_is_emptied(dense: load.Model) -> None:
     engine = Engine(dense)
     engine.cached(FIRST)
