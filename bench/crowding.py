@@ -29,9 +29,9 @@ from bench.streams import Stream
 
 LONG, SHORT, CONTEXT = 8000, 40, 16384  # tokens
 BESIDE = 7
-PHASES = (0.2, 0.5, 0.8)  # of the time a long prompt takes alone: when the short request comes
+PHASES = (0.3, 0.7)  # of the time a long prompt takes alone: when the short request comes
 SETTLE = 12  # pieces of text after which a stream runs evenly
-WINDOW_S = 4.0  # over which speeds are taken
+WINDOW_S = 3.0  # over which speeds are taken
 SHAPE = "5m"
 FIRST, PAUSE, KEPT = 0.5, 0.15, 0.35
 LEAST_ROUNDS = 3
@@ -65,20 +65,21 @@ def run(scratch: Path, rounds: int, out: Path) -> Iterator[Row]:
     changes = {"cache": {"memory": "1GiB", "disk": "4GiB", "path": str(place / "cache")}}
     sides: list[Peer | Ours] = [Peer(folder, place), Ours(folder, place, **changes)]
     played: list[dict[str, Scenes]] = []
+    out.mkdir(parents=True, exist_ok=True)
     try:
         for round_ in range(max(LEAST_ROUNDS, rounds) + 1):
-            found = {}
+            found: dict[str, Scenes] = {}
             for side in sides if round_ % 2 else sides[::-1]:
                 with only(side, [*sides]):
                     found[side.name] = asyncio.run(_play(side, random.Random(f"{side.name} {round_}")))
+            if not round_:
+                continue  # it warms up
             played.append(found)
+            record = [{name: asdict(scenes) for name, scenes in one.items()} for one in played]
+            (out / "crowding.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     finally:
         for side in sides:
             side.close()
-    played = played[1:]  # the first warms up
-    out.mkdir(parents=True, exist_ok=True)
-    record = [{name: asdict(scenes) for name, scenes in found.items()} for found in played]
-    (out / "crowding.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw(played, out / "crowding.png")
     yield from _rows(played)
 

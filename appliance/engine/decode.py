@@ -28,6 +28,7 @@ import mlx.core
 
 from appliance.engine import caches, layers
 from appliance.engine.output import Output
+from appliance.engine.pacing import Shares
 from appliance.engine.prompt import Job
 from appliance.engine.reuse import Trail
 from appliance.engine.sampling import Processor, Sampler
@@ -144,6 +145,7 @@ class Decoding:
 
     def __init__(self, net: Any, rows: list[Row] | None = None) -> None:
         self.rows: list[Row] = rows or []
+        self.share = Shares()
         self._net = net
         self._cache: list[Any] = []
         self._plain = True

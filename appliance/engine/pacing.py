@@ -1,4 +1,4 @@
-"""Which prompt gets the next chunk, and how large it is. Pure.
+"""Which prompt gets the next chunk and how large it is, and how often each batch steps. Pure.
 
 **Which.** The one with the least left, so that short prompts do not wait for long ones; but one that has
 watched `PATIENCE` chunks of others go by goes first, whatever it has left. So a prompt of n chunks is done
@@ -8,6 +8,9 @@ after (PATIENCE + k) x n.
 **How large.** With nobody decoding, as large as allowed: `prefill_chunk`, which the workspace is priced for.
 Beside running rows a chunk is the pause that each of their streams sees, so it is what takes `PAUSE` seconds
 by the speed of the chunks before it: an exponential average, since a longer context makes them slower.
+
+**How often.** Where several batches decode, each has about the same share of the time: one whose steps are
+short takes up to `STEPS` of them a turn, so that a long row slows short ones down by half, not to its pace.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ PAUSE = 0.05  # seconds: a pause that a reader does not notice
 LEAST = 32  # tokens: below this a pass over the weights is wasted on too few
 MOST = 256  # tokens beside running rows: an eighth of the chunk that mlx-lm's server pauses for
 FIRST = 64  # tokens, while the speed is not known
-WEIGHT = 0.3  # of the newest chunk in the average
+WEIGHT = 0.3  # of the newest chunk, or step, in the average
+STEPS = 3  # of one batch in a turn
 
 
 class Pace:
@@ -53,3 +57,21 @@ def pick(left: Sequence[int], waited: Sequence[int]) -> int:
     if longest >= PATIENCE:
         return waited.index(longest)
     return min(range(len(left)), key=left.__getitem__)
+
+
+class Shares:
+    """How many steps a batch takes in the turns to come."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None  # a step, on average
+        self._due = 0.0  # steps, and a part of one
+
+    def note(self, seconds: float) -> None:
+        """A step of this batch took so long."""
+        self.seconds = seconds if self.seconds is None else WEIGHT * seconds + (1 - WEIGHT) * self.seconds
+
+    def steps(self, slowest: float) -> int:
+        """In this turn. slowest: seconds of a step of the slowest batch, which takes one."""
+        ratio = slowest / self.seconds if self.seconds else 1.0
+        self._due = self._due % 1 + min(STEPS, max(1.0, ratio))
+        return min(STEPS, int(self._due))

@@ -1,8 +1,8 @@
 """The rows on the device: prompts in work, and the batches that decode.
 
-One turn is a decode step of every batch, their text sent in one frame while the next steps compute, and
-then one chunk of one prompt. A row that was begun always ends with a line that carries `finish`, whatever
-fails: a fault ends the rows of its own batch or prompt, and no others.
+One turn is a decode step of every batch (more of those whose steps are short), their text sent in one frame
+while the next steps compute, and then one chunk of one prompt. A row that was begun always ends with a line
+that carries `finish`, whatever fails: a fault ends the rows of its own batch or prompt, and no others.
 
 What the prompt cache keeps of a row is cut while its caches are still whole: after each chunk, and when
 the row ends, before it leaves its batch.
@@ -11,6 +11,7 @@ the row ends, before it leaves its batch.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
@@ -59,6 +60,7 @@ class Running:
         self._fresh: list[Row] = []  # begun in this turn, with nothing restored
         self._prefills: list[Prefill] = []
         self._decoding = Batches(model)
+        self._clock: float | None = None  # when the batch before was read; None: nobody asks
         self._short = 0  # steps in a row that found no memory
 
     @property
@@ -118,15 +120,31 @@ class Running:
             self._prefill(self._chunk(limits))
 
     def _decode(self) -> None:
-        """A step of each batch. The tokens of one are read while the device computes the others'."""
+        """A step of each batch, and more of those whose steps are short."""
+        batches = self._decoding.all
+        self._clock = None
+        if len(batches) == 1:
+            return self._pass(batches)
+        slowest = max(batch.share.seconds or 0.0 for batch in batches)
+        due = {batch: batch.share.steps(slowest) for batch in batches}
+        if not self._prefills:
+            self._clock = time.perf_counter()
+        for number in range(max(due.values())):
+            # another pass may have ended or regrouped some of them
+            self._pass([batch for batch in self._decoding.all if due.get(batch, 0) > number])
+        return None
+
+    def _pass(self, batches: list[Decoding]) -> None:
+        """A step of each. The tokens of one are read while the device computes the others'."""
         found: list[Line] = []
         gone: list[tuple[Decoding, list[Row]]] = []
-        for batch in list(self._decoding.all):
+        for batch in list(batches):
             try:
                 told, ended = self._step(batch)
             except Exception as error:  # noqa: BLE001  other batches and prompts have caches of their own
                 self._fail_batch(batch, error)
                 continue
+            self._note(batch)
             found += told
             if ended:
                 gone.append((batch, ended))
@@ -136,6 +154,16 @@ class Running:
             self._leave(batch, ended)
         if gone:
             self._arrange()
+
+    def _note(self, batch: Decoding) -> None:
+        """Batches are computed one after the other, so what passed since the last one was read is this one's.
+
+        Not beside a prompt in work: its chunk waits for all of them.
+        """
+        if self._clock is not None:
+            now = time.perf_counter()
+            batch.share.note(now - self._clock)
+            self._clock = now
 
     def _step(self, batch: Decoding) -> tuple[list[Line], list[Row]]:
         """What there is to tell of a batch, and which of its rows have ended."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from appliance.engine.pacing import FIRST, LEAST, MOST, PATIENCE, PAUSE, Pace, pick
+from appliance.engine.pacing import FIRST, LEAST, MOST, PATIENCE, PAUSE, STEPS, Pace, Shares, pick
 
 CHUNK = 512
 
@@ -116,3 +116,20 @@ def test_a_few_tokens_say_nothing_of_the_speed() -> None:
     pace.note(1, 1.0)
     pace.note(0, 0.0)
     assert pace.speed is None
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2, 1.5, 2.0, 2.9, 8.0])
+def test_batches_share_the_time_as_long_as_one_takes_few_steps_a_turn(ratio: float) -> None:
+    shares = {0.01: Shares(), 0.01 * ratio: Shares()}
+    taken = dict.fromkeys(shares, 0.0)
+    for _ in range(500):
+        slowest = max(share.seconds or 0.0 for share in shares.values())
+        due = {seconds: share.steps(slowest) for seconds, share in shares.items()}
+        assert due[max(due)] == 1, "the slowest takes one"
+        assert 1 <= min(due.values()) <= max(due.values()) <= STEPS
+        for seconds, steps in due.items():
+            taken[seconds] += steps * seconds
+            for _ in range(steps):
+                shares[seconds].note(seconds)
+    expected = min(STEPS, ratio) / ratio
+    assert taken[min(taken)] / taken[max(taken)] == pytest.approx(expected, rel=0.02)
