@@ -2,8 +2,8 @@
 
     python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
 
-PART: speed, serving, swap, overload, strain, kv, reuse; of the last, also one of reuse.turn, reuse.agent,
-reuse.crowd, reuse.writing, reuse.lookup.
+PART: speed, serving, swap, overload, strain, crowding, kv, reuse; of the last, also one of reuse.turn,
+reuse.agent, reuse.crowd, reuse.writing, reuse.lookup.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -22,10 +22,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import kv, overload, reuse, serving, speed, strain, swap
+from bench import crowding, kv, overload, reuse, serving, speed, strain, swap
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "swap", "overload", "strain", "reuse", "kv")
+PARTS = ("speed", "serving", "swap", "overload", "strain", "crowding", "reuse", "kv")
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
@@ -40,6 +40,8 @@ def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: 
         yield from overload.run(scratch)
     if "strain" in parts:
         yield from strain.run(scratch)
+    if "crowding" in parts:
+        yield from crowding.run(scratch, rounds, out)
     if found := [part for part in reuse.PARTS if {"reuse", f"reuse.{part}"} & set(parts)]:
         yield from reuse.run(scratch, found, rounds, out)
     if "kv" in parts:
