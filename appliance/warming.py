@@ -82,7 +82,8 @@ async def _until_it_answers(router: Router, model: str, deadline: float) -> None
 async def _run(router: Router, model: str, rows: int) -> dict[str, Any]:
     """So many rows side by side. ttft_ms: of the slowest of them."""
     ask = wire.Submit(0, prompt=PROMPT, sampling=wire.Sampling(max_tokens=TOKENS), ignore_eos=True)
-    began = time.monotonic()
+    clock = asyncio.get_running_loop().time  # a first token is told by the same
+    began = clock()
 
     async def one() -> Generation:
         async with await router.open(model, ask, bounded=False, caller=CALLER) as generation:
@@ -94,7 +95,7 @@ async def _run(router: Router, model: str, rows: int) -> dict[str, Any]:
         if isinstance(outcome, BaseException):
             raise outcome
         done.append(outcome)
-    took = time.monotonic() - began
+    took = max(clock() - began, 0.001)
     tokens = sum(generation.tokens for generation in done)
     return {
         "rows": rows,

@@ -19,7 +19,9 @@ up(Path("lmx.yaml"))
 
 def test_the_collector_does_not_walk_what_was_imported(tmp_path: Path) -> None:
     """A full collection of that stops every stream. Here another holds the state folder: it ends at once."""
-    (tmp_path / "lmx.yaml").write_text(f"version: 1\nactive: null\nstate: {{path: {tmp_path / 'state'}}}\n")
+    (tmp_path / "lmx.yaml").write_text(
+        f"version: 1\nactive: null\nmodels: {{}}\nstate: {{path: {tmp_path / 'state'}}}\n"
+    )
     lock = StateLock(tmp_path / "state")
     try:
         ended = subprocess.run(
