@@ -125,11 +125,21 @@ def test_callers_take_turns_whatever_each_has_waiting(model: load.Model) -> None
     assert order(stand) == [1, 6, 2, 7, 3, 4, 5]
 
 
-def test_a_caller_is_charged_for_what_it_takes(model: load.Model) -> None:
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ({"tokens": 100}, {"tokens": 10}),
+        ({"tokens": 1, "prompt": LONG[:100]}, {"tokens": 1, "prompt": [7] * 10}),
+    ],
+    ids=["answers", "prompts"],
+)
+def test_a_caller_is_charged_for_what_it_takes(
+    model: load.Model, large: dict[str, Any], small: dict[str, Any]
+) -> None:
     """One that asks for ten times as much gets a tenth of the turns."""
     stand = Stand(model, concurrency=1)
-    much = [job(rid, tokens=100, caller="much") for rid in (1, 2, 3)]
-    little = [job(rid, tokens=10, caller="little") for rid in range(10, 22)]
+    much = [job(rid, caller="much", **large) for rid in (1, 2, 3)]
+    little = [job(rid, caller="little", **small) for rid in range(10, 22)]
     stand.run(*much, *little)
     turns = order(stand)
     assert turns.index(2) - turns.index(1) >= 6
