@@ -305,11 +305,10 @@ class PromptCache:
         if len(tokens) - last.end >= BLOCK or not self._leads(last):
             return None
         ids = spell(tokens[last.end :])
-        due = self._clock() + SETTLE
         if self._index.stateful:
             entry = self._index.state(last, ids)
-            if not self._kept(entry):
-                self._keep(entry, blocks.cut_state(caches, row, len(tokens), last.end), due)
+            if not self._kept(entry):  # replaces nothing, so there is nothing to wait for
+                self._keep(entry, blocks.cut_state(caches, row, len(tokens), last.end), 0.0)
         else:
             if not ids:
                 return last
@@ -318,7 +317,7 @@ class PromptCache:
                 if entry.tokens != ids:
                     return None  # a longer one that is there only as a step to others
                 piece = blocks.cut(caches, row, len(tokens), last.end, len(tokens))
-                self._keep(entry, piece, due, stale)
+                self._keep(entry, piece, self._clock() + SETTLE, stale)
         entry.used = self._clock()
         return entry
 
