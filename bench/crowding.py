@@ -67,13 +67,13 @@ def run(scratch: Path, rounds: int, out: Path) -> Iterator[Row]:
     played: list[dict[str, Scenes]] = []
     out.mkdir(parents=True, exist_ok=True)
     try:
-        for round_ in range(max(LEAST_ROUNDS, rounds) + 1):
+        cold = {side.name: _alone(side, [*sides]) for side in sides}
+        for round_ in range(max(LEAST_ROUNDS, rounds)):
             found: dict[str, Scenes] = {}
             for side in sides if round_ % 2 else sides[::-1]:
                 with only(side, [*sides]):
-                    found[side.name] = asyncio.run(_play(side, random.Random(f"{side.name} {round_}")))
-            if not round_:
-                continue  # it warms up
+                    chance = random.Random(f"{side.name} {round_}")
+                    found[side.name] = asyncio.run(_play(side, chance, cold[side.name]))
             played.append(found)
             record = [{name: asdict(scenes) for name, scenes in one.items()} for one in played]
             (out / "crowding.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -82,6 +82,12 @@ def run(scratch: Path, rounds: int, out: Path) -> Iterator[Row]:
             side.close()
     draw(played, out / "crowding.png")
     yield from _rows(played)
+
+
+def _alone(side: Peer | Ours, sides: list[Peer | Ours]) -> float:
+    """Seconds that the long prompt takes by itself; warms up, too."""
+    with only(side, [*sides]):
+        return asyncio.run(_Play(side, random.Random(f"{side.name} alone")).alone())
 
 
 def _rows(played: list[dict[str, Scenes]]) -> Iterator[Row]:
@@ -142,12 +148,12 @@ class _Play:
             found.append(short.first_s)
         return found
 
-    async def pauses(self, scenes: Scenes) -> None:
+    async def pauses(self, scenes: Scenes, cold: float) -> None:
         """A short request comes in the middle here too: that is how it is when many use a server."""
         async with self.stream(SHORT, 8000) as watched:
             await watched.pieces(SETTLE)
             async with self.stream(LONG, 4) as long:
-                await asyncio.sleep(scenes.cold / 2)
+                await asyncio.sleep(cold / 2)
                 async with self.stream(SHORT, 4) as short:
                     await short.pieces(1)
                 await long.pieces(1)
@@ -168,6 +174,7 @@ class _Play:
                 both = await _watch([long, *short])
             await asyncio.gather(*(one.pieces(len(one.times) + SETTLE) for one in short))
             short_alone = await _watch(short)
+        scenes.cold = long.first_s
         scenes.long = long_alone[0], both[0]
         scenes.short = statistics.mean(short_alone), statistics.mean(both[1:])
 
@@ -180,11 +187,11 @@ async def _watch(streams: list[Stream]) -> list[float]:
     return [stream.rate(start, end) for stream in streams]
 
 
-async def _play(side: Peer | Ours, draw: random.Random) -> Scenes:
-    play, scenes = _Play(side, draw), Scenes()
-    scenes.cold = await play.alone()
-    scenes.first = await play.waits(scenes.cold)
-    await play.pauses(scenes)
+async def _play(side: Peer | Ours, chance: random.Random, cold: float) -> Scenes:
+    """cold: seconds that the long prompt takes by itself, about."""
+    play, scenes = _Play(side, chance), Scenes()
+    scenes.first = await play.waits(cold)
+    await play.pauses(scenes, cold)
     await play.speeds(scenes)
     return scenes
 
