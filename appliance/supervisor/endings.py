@@ -6,9 +6,12 @@ import signal
 from pathlib import Path
 
 from appliance import wire
+from appliance.errors import ApiError
 from reconciler.observed import Failure
 
 VMSTAT = Path("/proc/vmstat")
+RETRY = 2.0  # seconds after which a client whose engine died may well find another
+LONG_RETRY = 5.0  # the same where the engine was ended for want of memory: that takes longer to pass
 
 STATUS = {
     wire.EXIT_OK: "which nobody asked for",
@@ -75,3 +78,15 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def epitaph(model: str, failure: Failure | None, code: str, reason: str | None) -> ApiError:
+    """What the requests hear that an engine still held. code, reason: those it was stopped with."""
+    if failure is not None:
+        why = failure.message
+    elif code != "engine_failed":  # a reason that clients know by its own name
+        return ApiError(code, reason or "", retry_after=LONG_RETRY)
+    else:
+        why = f"it was stopped ({reason})"
+    text = f"the engine of model {model} ended before the answer was complete: {why}"
+    return ApiError("engine_failed", text, retry_after=RETRY)

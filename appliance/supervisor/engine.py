@@ -12,9 +12,10 @@ import os
 from dataclasses import dataclass
 
 from appliance import wire
-from appliance.errors import CODES, ApiError
+from appliance.errors import CODES
 from appliance.supervisor import endings, pidfiles, probe, process
 from appliance.supervisor.asking import Asking
+from appliance.supervisor.configuration import configuration
 from appliance.supervisor.deadlines import Watch
 from appliance.supervisor.leases import Leases
 from appliance.supervisor.link import Link
@@ -27,8 +28,6 @@ log = logging.getLogger("lmx.supervisor")
 
 LAST_WORDS = 2.0  # seconds an engine that has nothing to live for gets to exit by itself
 TERM = 1.0  # seconds between SIGTERM and SIGKILL
-RETRY = 2.0  # seconds after which a client whose engine died may well find another
-LONG_RETRY = 5.0  # the same where the engine was ended for want of memory: that takes longer to pass
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Engine:
     def __init__(self, order: Order, house: House) -> None:
         self.order = order
         self.limits = order.limits
-        self._orders = _configure(order.limits)
+        self._orders = configuration(order.limits)
         self.state = EngineState.STARTING
         self._house = house
         self._loop = asyncio.get_running_loop()
@@ -128,7 +127,7 @@ class Engine:
             self._free()
 
     def configure(self, limits: Limits) -> None:
-        self._orders = _configure(limits)
+        self._orders = configuration(limits)
         self.limits = limits
         if self._info is not None:
             self._link.send(wire.encode(self._orders))
@@ -363,19 +362,11 @@ class Engine:
     def _let_go(self) -> None:
         """No request is left with it: what had not begun may run elsewhere, the rest hears why it ends."""
         self._leases.return_unanswered()
-        self._leases.lose(self._epitaph())
+        self._leases.lose(
+            endings.epitaph(self.order.model, self._failure, self._stop_code, self._stop_reason)
+        )
         self.asking.lose()
         self._house.on_free(self)
-
-    def _epitaph(self) -> ApiError:
-        if self._failure is not None:
-            why = self._failure.message
-        elif self._stop_code != "engine_failed":  # a reason that clients know by its own name
-            return ApiError(self._stop_code, self._stop_reason or "", retry_after=LONG_RETRY)
-        else:
-            why = f"it was stopped ({self._stop_reason})"
-        text = f"the engine of model {self.order.model} ended before the answer was complete: {why}"
-        return ApiError("engine_failed", text, retry_after=RETRY)
 
     # --- the clock --------------------------------------------------------------------------------
 
@@ -410,23 +401,3 @@ class Engine:
         self._house.on_free(self)
         if self.state is EngineState.DRAINING and not self.leases:
             self._house.on_change()
-
-
-def _configure(limits: Limits) -> wire.Configure:
-    """Raises TypeError for a sampling field that the wire does not know."""
-    return wire.Configure(
-        context=limits.context,
-        context_declared=limits.context_declared,
-        concurrency=limits.concurrency,
-        prefill_chunk=limits.prefill_chunk,
-        sampling=wire.Sampling(**limits.sampling),
-        force=limits.force,
-        enable_thinking=limits.enable_thinking,
-        memory=limits.memory_bytes,
-        workspace=limits.workspace_bytes,
-        buffer_cache=limits.buffer_cache_bytes,
-        wired=limits.wired_bytes,
-        cache_memory=limits.cache_memory_bytes,
-        cache_disk=limits.cache_disk_bytes,
-        prefill_auto=limits.prefill_auto,
-    )
