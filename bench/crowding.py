@@ -142,10 +142,16 @@ class _Play:
         for phase in PHASES:
             async with self.stream(LONG, 4) as long:
                 await asyncio.sleep(phase * cold)
+                if long.times:
+                    continue  # the machine is faster than before, and there is nothing to wait beside
                 async with self.stream(SHORT, 4) as short:
                     await short.pieces(1)
                 await long.pieces(1)
             found.append(short.first_s)
+        if not found:
+            raise RuntimeError(
+                f"a long prompt was done before {PHASES[0]:.0%} of the {cold:.1f} s it took alone"
+            )
         return found
 
     async def pauses(self, scenes: Scenes, cold: float) -> None:
