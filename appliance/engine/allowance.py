@@ -27,17 +27,13 @@ class Allowance:
         self.price = price
         self._limits = limits
         self._reuse = reuse
+        self.reserved = 0  # bytes that the running rows' caches may still come to
         self._batches: list[Batch] = []
         self._spare = 0  # bytes that the rows leave of the allowance, where there is one
         self._lent: int | None = None  # bytes the prompt cache may hold at most; None: not said yet
         self._cache: int | None = None
         self._wired = 0  # nothing has been wired by whoever starts
         self.apply(limits)
-
-    @property
-    def reserved(self) -> int:
-        """Bytes that the running rows' caches may still come to."""
-        return sum(self.price.cache(batch.rows, batch.tokens) for batch in self._batches)
 
     def apply(self, limits: Configure) -> None:
         self._limits = limits
@@ -55,6 +51,7 @@ class Allowance:
         """These run now."""
         if batches != self._batches:
             self._batches = batches
+            self.reserved = sum(self.price.cache(batch.rows, batch.tokens) for batch in batches)
             self._share()
 
     def tidy(self) -> None:
