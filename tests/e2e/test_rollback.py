@@ -46,7 +46,10 @@ BROKEN_FILES: dict[str, tuple[str | bytes, str]] = {
     "active unknown": ("version: 1\nactive: nobody\nmodels: {}\n", "no such model"),
     "not utf-8": (b"version: 1\nname: \xff\xfe\n", "UTF-8"),
     "emptied": ("", "empty"),
-    "not supported yet": ("version: 1\nactive: null\nmodels: {}\nserver: {cors: ["https://a.example"]}\n", "not supported yet"),
+    "not supported yet": (
+        "version: 1\nactive: null\nmodels: {}\nskills: {s: {python: a:b}}\n",
+        "not supported yet",
+    ),
     "unset variable": ("version: 1\nactive: null\nmodels: {}\nname: ${LMX_NOT_SET}\n", "LMX_NOT_SET"),
 }
 
