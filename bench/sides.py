@@ -136,6 +136,7 @@ class Ours(_Server):
             "active": "bench",
             "models": {"bench": {"source": str(folder), "concurrency": 16}},
             "state": {"path": str(scratch / "state")},
+            "cache": {"path": str(scratch / "cache")},  # nothing of an earlier run
             "server": {"host": "127.0.0.1", "port": port},
             **changes,
         }

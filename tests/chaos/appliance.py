@@ -18,6 +18,7 @@ from tests.e2e.machine import DEMO, MINI, Machine
 
 MIB = 2**20
 DISK_MIB = 96
+CACHE_MIB = 16  # of it, for cached prompts: some have to give way
 BUDGET_MIB = 900
 
 
@@ -47,6 +48,10 @@ class Appliance(Machine):
     def state(self) -> Path:
         return self.disk / "state"
 
+    @property
+    def cache(self) -> Path:
+        return self.disk / "cache"
+
     def usual(self) -> dict[str, Any]:
         greedy = {"temperature": 0}
         return {
@@ -69,6 +74,7 @@ class Appliance(Machine):
             "queue": {"depth": 64, "timeout": "20s"},
             "swap": {"drain_timeout": "5s", "load_timeout": "60s"},
             "state": {"path": str(self.state)},
+            "cache": {"path": str(self.cache), "disk": f"{CACHE_MIB}MiB"},
             "server": {"host": "127.0.0.1", "port": self.port},
         }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tests.chaos.appliance import MIB, Appliance
+from tests.chaos.appliance import MIB, Appliance, Missed
 from tests.chaos.faults.base import Fault
 
 
@@ -81,6 +81,32 @@ class DamagedDatabase(Fault):
     async def begin(self, appliance: Appliance) -> None:
         for name in ("history.db", "history.db-wal"):
             damage(appliance.state / name, self.seed)
+
+
+@dataclass
+class DamagedCache(Fault):
+    """Files of cached prompts change or are gone: each is a miss, and never a wrong answer."""
+
+    seed: int
+
+    kind: ClassVar[str] = "cache damaged"
+    lane: ClassVar[str] = "disk"
+
+    @classmethod
+    def draw(cls, random_: random.Random) -> Self:
+        return cls(0.2, random_.randrange(2**32))
+
+    async def begin(self, appliance: Appliance) -> None:
+        random_ = random.Random(self.seed)
+        files = sorted(appliance.cache.rglob("*.safetensors"))
+        if not files:
+            raise Missed("nothing is cached on disk")
+        for path in random_.sample(files, -(-len(files) // 2)):
+            with contextlib.suppress(FileNotFoundError):  # an engine deletes files too
+                if random_.random() < 0.2:
+                    path.unlink()
+                else:
+                    damage(path, random_.randrange(2**32))
 
 
 def damage(path: Path, seed: int) -> None:
@@ -159,5 +185,5 @@ class DamagedWhileDown(Fault):
         await asyncio.to_thread(appliance.until, lambda s: s["active"]["actual"] is not None)
 
 
-KINDS = (FullDisk, DamagedDatabase)
+KINDS = (FullDisk, DamagedDatabase, DamagedCache)
 RESTARTS = (Asleep, KilledParent, DamagedWhileDown)  # they take /healthz away for a while
