@@ -105,7 +105,7 @@ def _route(name: str, desired: Desired, decision: Decision) -> Route:
     if choice is None:
         return _not_wanted(name, desired.spec)
     if choice.form is None and choice.blocked is not None:
-        return _blocked(name, choice.blocked)
+        return _blocked(name, choice.blocked, choice.later)
     return Route(
         model=name,
         status="wait",
@@ -133,10 +133,11 @@ def _out(name: str, why: str) -> Route:
     )  # fmt: skip
 
 
-def _blocked(name: str, blocked: Blocked) -> Route:
+def _blocked(name: str, blocked: Blocked, later: bool) -> Route:
+    """later: the model may answer in a former form before long, whatever stands against this one."""
     if blocked.code == OOM_UNLOADED:
         return _out(name, blocked.lasting_words)
-    if blocked.permanent:
+    if blocked.permanent and not later:
         message = f"{name} cannot run: {blocked.lasting_words}"
         return Route(model=name, status="refuse", code=blocked.code, message=message)
     message = f"{name} cannot run now: {blocked.lasting_words}"
