@@ -85,7 +85,7 @@ class Choice:
     form: Model | None  # the form to run; None: none can
     fallback: bool = False
     blocked: Blocked | None = None  # what stands against the spec's own form
-    later: bool = False  # form is None, and a former one will be tried again by itself
+    former: Blocked | None = None  # form is None: what stands against the one that ran before
     engine: EngineObs | None = None  # the live engine of that form
     size: Size | None = None
     context: int = 0

@@ -161,9 +161,7 @@ class Forms:
             if self.may_run(name, good, engine):
                 return Choice(name, wish.why, good, fallback=True, blocked=blocked, engine=engine)
             against = self.blocks.get((name, own_digest(good))) or self._blockage(good)
-            return Choice(
-                name, wish.why, None, blocked=blocked, later=against is not None and not against.permanent
-            )
+            return Choice(name, wish.why, None, blocked=blocked, former=against)
         return Choice(name, wish.why, None, blocked=blocked)
 
     def _other_form(self, name: str) -> Model | None:

@@ -105,7 +105,7 @@ def _route(name: str, desired: Desired, decision: Decision) -> Route:
     if choice is None:
         return _not_wanted(name, desired.spec)
     if choice.form is None and choice.blocked is not None:
-        return _blocked(name, choice.blocked, choice.later)
+        return _blocked(name, choice.blocked, choice.former)
     return Route(
         model=name,
         status="wait",
@@ -133,12 +133,14 @@ def _out(name: str, why: str) -> Route:
     )  # fmt: skip
 
 
-def _blocked(name: str, blocked: Blocked, later: bool) -> Route:
-    """later: the model may answer in a former form before long, whatever stands against this one."""
+def _blocked(name: str, blocked: Blocked, former: Blocked | None) -> Route:
+    """former: what stands against its last good form, which may answer before long whatever this one does."""
     if blocked.code == OOM_UNLOADED:
         return _out(name, blocked.lasting_words)
-    if blocked.permanent and not later:
+    if blocked.permanent and (former is None or former.permanent):
         message = f"{name} cannot run: {blocked.lasting_words}"
+        if former is not None:
+            message += f"; nor can it as it ran before: {former.lasting_words}"
         return Route(model=name, status="refuse", code=blocked.code, message=message)
     message = f"{name} cannot run now: {blocked.lasting_words}"
     return Route(model=name, status="wait", code=blocked.code, message=message, retry_after=2.0)

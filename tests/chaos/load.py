@@ -53,7 +53,13 @@ class Record:
 
 
 # Ends only by what a person does, so no time can be named after which a retry helps.
-BY_HAND = ("quarantined", "lmx reconcile", "edit the spec", "residency")
+BY_HAND = (
+    "quarantined",
+    "lmx reconcile",
+    "edit the spec",
+    "residency",
+    "nor can it as it ran before: does not fit",
+)
 
 
 def judge(answer: Answer, stream: bool) -> tuple[str, bool]:

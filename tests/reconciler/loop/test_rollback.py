@@ -268,3 +268,39 @@ def test_d3_a_form_that_never_ran_is_not_what_a_rollback_goes_back_to() -> None:
     assert rig.running == ["a:./small-a"]
     assert rig.answers == "a:./small-a"
     rig.clean()
+
+
+def test_d2_requests_wait_while_the_last_good_form_only_backs_off() -> None:
+    """The edit itself cannot run before somebody mends it, but its requests need not know."""
+    rig = Rig(spec("a", a=small()), room=BESIDE)
+    rig.run(20)
+    rig.world.sources["./small-b"].fate = "fails_for_ever"
+    rig.edit(lambda s: s["models"].update(a=small("b")))
+    rig.run(60)
+    rig.world.sources["./small-a"].fate = "fails"
+    rig.world.crash(rig.engine("a").id)
+    rig.run(4)
+    assert rig.answers is None
+    route = rig.world.table.routes["a"]
+    assert (route.status, route.retry_after) == ("wait", 2.0)
+    asked = rig.world.request("a")
+    rig.world.sources["./small-a"].fate = "ok"
+    rig.run(60)
+    assert (asked.outcome, rig.answers) == ("done", "a:./small-a")
+    rig.clean()
+
+
+def test_d2_a_refusal_names_both_forms_where_neither_can_run() -> None:
+    rig = Rig(spec("a", a=small()), room=BESIDE)
+    rig.run(20)
+    for source in ("./small-a", "./small-b"):
+        rig.world.sources[source].fate = "fails_for_ever"
+    rig.world.crash(rig.engine("a").id)
+    rig.edit(lambda s: s["models"].update(a=small("b")))
+    rig.run(60)
+    assert rig.answers is None
+    route = rig.world.table.routes["a"]
+    assert (route.status, route.retry_after) == ("refuse", None)
+    assert route.message.startswith("a cannot run: ")
+    assert "; nor can it as it ran before: " in route.message
+    rig.clean()
