@@ -65,7 +65,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 $(READY): requirements.lock pyproject.toml
 	@$(find_python); $(apt_install); $(make_venv)
 	@echo "Installing the locked packages into .venv ..."
-	@$(PIP) install --quiet --require-hashes --requirement requirements.lock
+	@$(PIP) install --quiet --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

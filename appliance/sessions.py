@@ -58,11 +58,11 @@ class Sessions:
         return [engine for engine in self._engines.loaded if model in (None, engine.order.model)]
 
 
-async def _answer(engine: Engine, told: Awaitable[list[wire.Session]]) -> list[wire.Session] | None:
+async def _answer(engine: Engine, told: Awaitable[wire.Sessions]) -> list[wire.Session] | None:
     """None: it has ended meanwhile, and what it had lies on the disk."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            return await told
+            return (await told).sessions
     except TimeoutError:
         text = f"{engine.id} has not told its sessions within {ANSWER_S:g} s; try again when it is less busy"
         raise ApiError("overloaded", text, retry_after=5.0) from None

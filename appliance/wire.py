@@ -13,6 +13,7 @@ per decode step, whatever the number of rows, so the cost of the wire does not g
       | <- Step {rows: [(rid, text, ...)]}     |   until a row carries `finish`
       | -- Cancel (rid) -------------------->  |   the row is free within a step or two
       | -- ListSessions, DropSession ------->  |   answered by Sessions with the same number
+    | -- Count, Embed, Rank -------------->  |   answered by Counted, Embedded, Ranked or Unanswered
       | <- Beat, twice a second                |   from a thread of its own: stage and progress counter
       | -- Shutdown ------------------------>  |   exit status 0
 
@@ -26,7 +27,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_FRAME = 64 * 1024 * 1024  # twice the default body limit: a request is always smaller
 HEADER = struct.Struct("<I")
 
@@ -62,6 +63,17 @@ class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
     max_tokens: int | None = None
 
 
+class Grammar(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What an answer must look like.
+
+    kind: `json_object` (any object, `text` is empty), `json_schema` (text: the schema as JSON), `regex`,
+    `lark` (llguidance's own dialect of it).
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    text: str = ""
+
+
 class Load(Message, tag="load", frozen=True):
     """Load one model. `path` is a local folder that the parent has already found and checked."""
 
@@ -71,6 +83,8 @@ class Load(Message, tag="load", frozen=True):
     trust_remote_code: bool = False
     kv_bits: int | None = None  # 4 | 8: keys and values quantised
     cache_path: str | None = None  # folder of the prompt cache's disk tier, the same for all models
+    role: Literal["chat", "embedding", "rerank"] = "chat"
+    chat_template: str | None = None  # the operator's own, instead of the model's
 
 
 class Configure(Message, tag="configure", frozen=True):
@@ -90,6 +104,8 @@ class Configure(Message, tag="configure", frozen=True):
     prefill_auto: bool = True  # `prefill_chunk` is an upper bound, and the engine chooses by load
     cache_memory: int = 0  # bytes of prompt cache in memory, within `memory`; 0: none, and drop what is there
     cache_disk: int = 0  # bytes of prompt cache on disk, over all models; 0: the disk is not used
+    thinking_budget: int | None = None  # most tokens of thinking, where a request says nothing
+    tool_parser: str = "auto"  # how tool calls are read: auto, or the name of one of mlx-lm's parsers
 
 
 class Submit(Message, tag="submit", frozen=True):
@@ -107,6 +123,16 @@ class Submit(Message, tag="submit", frozen=True):
     caller: str = ""  # who shares fairly with others: a hash of the API key, never the key
     scope: str = ""  # whose cached prompts may be used; empty: everybody's
     session: str | None = None  # the conversation's name: its cache gives way last
+    # Of chats only. Messages are as Chat Completions writes them: `tool_calls` and `tool_call_id` too.
+    tools: list[dict[str, Any]] | None = None  # {"type": "function", "function": {name, parameters, ...}}
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    tool_names: list[str] | None = None  # only these may be called; with `required` and one name: that one
+    parallel_tool_calls: bool = True
+    thinking_budget: int | None = None
+    continue_final: bool = False  # the last message is the beginning of the answer
+    # Of both.
+    grammar: Grammar | None = None
+    logprobs: int | None = None  # None: none; else how many alternatives to each token, from 0
 
 
 class Cancel(Message, tag="cancel", frozen=True):
@@ -125,6 +151,35 @@ class DropSession(Message, tag="drop_session", frozen=True):
     number: int
     name: str | None = None  # None: all
     scope: str | None = None  # None: whatever the scope
+
+
+class Count(Message, tag="count", frozen=True):
+    """How many tokens a prompt has. Answered by Counted or Unanswered. `submit.rid` means nothing."""
+
+    number: int
+    submit: Submit
+
+
+class Embed(Message, tag="embed", frozen=True):
+    """Vectors of texts, from an engine whose role is `embedding`. Answered by Embedded or Unanswered."""
+
+    number: int
+    inputs: list[str | list[int]]
+    dimensions: int | None = None  # the first so many, normalised again; None: all
+    truncate: bool = False  # too long a text is cut at its end; else the whole request is refused
+    caller: str = ""
+
+
+class Rank(Message, tag="rank", frozen=True):
+    """How well documents answer a query, from an engine whose role is `rerank`. Answered by Ranked or
+    Unanswered."""
+
+    number: int
+    query: str
+    documents: list[str]
+    instruction: str | None = None
+    truncate: bool = False
+    caller: str = ""
 
 
 class Shutdown(Message, tag="shutdown", frozen=True):
@@ -157,6 +212,10 @@ class Loaded(Message, tag="loaded", frozen=True):
     backend: str  # "metal" | "cpu" | "cuda"
     blas: str | None = None
     working_set_bytes: int = 0  # Metal's max_recommended_working_set_size; 0 where there is no Metal
+    role: Literal["chat", "embedding", "rerank"] = "chat"
+    dimensions: int | None = None  # of an embedding
+    thinks: bool = False  # its template can open a part for thinking
+    tool_parser: str | None = None  # the one found by its template; None: it cannot call tools
 
 
 class LoadFailed(Message, tag="load_failed", frozen=True):
@@ -188,8 +247,37 @@ class Refused(Message, tag="refused", frozen=True):
     details: dict[str, Any] | None = None
 
 
+class CallPart(msgspec.Struct, array_like=True, frozen=True):
+    """A piece of a tool call. The first of each index has id and name. arguments: the next piece of JSON."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Logprob(msgspec.Struct, array_like=True, frozen=True):
+    """One generated token. token: its bytes. top: the likeliest at its place, best first."""
+
+    token: bytes
+    logprob: float
+    top: list[tuple[bytes, float]] = []
+
+
+class More(msgspec.Struct, array_like=True, frozen=True):
+    """What few rows have. Within one row the order is: reasoning, text, calls; another order takes two rows.
+
+    warning: what an operator or client should know, such as a tool call that does not parse and came as text.
+    """
+
+    reasoning: str = ""
+    calls: list[CallPart] = []
+    logprobs: list[Logprob] = []
+    warning: str | None = None
+
+
 class Row(msgspec.Struct, array_like=True, frozen=True):
-    """What one request got in one step.
+    """What one request got in one step. A step may hold several rows of one request, in order.
 
     text: new text, already detokenised, stop sequences taken out. May be empty on finish.
     tokens: completion tokens so far, the end-of-text token not counted in text but counted here.
@@ -202,10 +290,43 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     finish: Finish | None = None
     message: str | None = None
     stop: str | None = None  # the stop string that matched, if one did
+    more: More | None = None
 
 
 class Step(Message, tag="step", frozen=True):
     rows: list[Row]
+
+
+class Counted(Message, tag="counted", frozen=True):
+    number: int
+    tokens: int
+
+
+class Embedded(Message, tag="embedded", frozen=True):
+    """vectors: little-endian float32, one row of `dimensions` after the other, in the order of the inputs."""
+
+    number: int
+    dimensions: int
+    vectors: bytes
+    tokens: int  # of all inputs, after truncation
+
+
+class Ranked(Message, tag="ranked", frozen=True):
+    """scores: 0 to 1, in the order of the documents."""
+
+    number: int
+    scores: list[float]
+    tokens: int
+
+
+class Unanswered(Message, tag="unanswered", frozen=True):
+    """Count, Embed or Rank came to nothing; `code` is one of the API's error codes."""
+
+    number: int
+    code: str
+    message: str
+    param: str | None = None
+    details: dict[str, Any] | None = None
 
 
 class Session(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -262,10 +383,25 @@ class Beat(Message, tag="beat", frozen=True):
     prompt_tokens: int = 0  # since start
     output_tokens: int = 0  # since start
     cache: CacheUse = CacheUse()
+    tool_failures: int = 0  # tool calls since start that did not parse
 
 
-ToEngine = Load | Configure | Submit | Cancel | ListSessions | DropSession | Shutdown
-FromEngine = Hello | Progress | Loaded | LoadFailed | Accepted | Refused | Step | Sessions | Beat
+ToEngine = Load | Configure | Submit | Cancel | ListSessions | DropSession | Count | Embed | Rank | Shutdown
+FromEngine = (
+    Hello
+    | Progress
+    | Loaded
+    | LoadFailed
+    | Accepted
+    | Refused
+    | Step
+    | Sessions
+    | Counted
+    | Embedded
+    | Ranked
+    | Unanswered
+    | Beat
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

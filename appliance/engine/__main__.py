@@ -51,6 +51,8 @@ def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> No
                 orders.put(message)
             elif isinstance(message, wire.ListSessions | wire.DropSession):
                 intake.inbox.put(message)  # answered once the model is loaded
+            elif isinstance(message, wire.Count | wire.Embed | wire.Rank):
+                raise wire.WireError(f"{type(message).__name__} is not known here yet")
             elif intake.reader is None:
                 leave(wire.EXIT_OK)  # Shutdown while nothing is served
             else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from appliance import wire
 from appliance.errors import CODES
 from appliance.supervisor import endings, pidfiles, probe, process
-from appliance.supervisor.asking import Asking
+from appliance.supervisor.asking import Answer, Asking
 from appliance.supervisor.configuration import configuration
 from appliance.supervisor.deadlines import Watch
 from appliance.supervisor.leases import Leases
@@ -213,7 +213,7 @@ class Engine:
         elif isinstance(message, wire.Refused):
             if self._leases.refuse(message):
                 self._free()
-        elif isinstance(message, wire.Sessions):
+        elif isinstance(message, Answer):
             self.asking.answered(message)
         elif isinstance(message, wire.Progress):
             self._progress = (message.done, message.total)

@@ -26,13 +26,14 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     """What came since the last one.
 
     text: new text, may be empty on `finish`. tokens: completion tokens so far, in all. stop: the stop
-    string that matched, if one did.
+    string that matched, if one did. more: in its order, reasoning before the text and calls behind it.
     """
 
     text: str
     tokens: int
     finish: wire.Finish | None = None
     stop: str | None = None
+    more: wire.More | None = None
 
 
 class Generation:
@@ -99,7 +100,7 @@ class Generation:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._on_end: Callable[[Generation, str], None] | None = on_end
-        self._pieces: list[str] = []
+        self._pieces: list[str | tuple[str, wire.More]] = []
         self._unread = 0
         self._finish: wire.Finish | None = None
         self._stop: str | None = None
@@ -116,16 +117,19 @@ class Generation:
             self.ttft = self._loop.time() - self.started
             self.rows = self._engine.leases
         text = row.text
-        if text:
+        if row.more is not None:
+            self._pieces.append((text, row.more))
+            self._unread += len(text) + _length(row.more)
+        elif text:
             self._pieces.append(text)
             self._unread += len(text)
             if len(self._pieces) > PIECES:
-                self._pieces = ["".join(self._pieces)]
+                self._pieces = _joined(self._pieces)
         if row.finish is not None:
             self._finished(row)
         elif self._unread > UNREAD and self.bounded:
             self._overflow()
-        elif self._quiet or not text:
+        elif self._quiet or not (text or row.more is not None):
             return
         if self._waiter is not None:
             self._wake()
@@ -203,18 +207,22 @@ class Generation:
         return self._take()
 
     def _take(self) -> Delta:
+        """The next delta: pieces that are text alone come together, others one by one, all in order."""
+        text = ""
+        more: wire.More | None = None
         if self._pieces:
-            text = self._pieces[0] if len(self._pieces) == 1 else "".join(self._pieces)
-            self._pieces.clear()
-            self._unread = 0
+            pieces = self._pieces if len(self._pieces) == 1 else _joined(self._pieces)
+            first, self._pieces = pieces[0], pieces[1:]
+            text, more = (first, None) if isinstance(first, str) else first
+            self._unread -= len(text) + (0 if more is None else _length(more))
+            if self._pieces:
+                return Delta(text, self.tokens, None, None, more)
         elif self._error is not None:
             raise self._error
         elif self._last:
             raise StopAsyncIteration
-        else:
-            text = ""
         self._last = self._finish is not None
-        return Delta(text, self.tokens, self._finish, self._stop)
+        return Delta(text, self.tokens, self._finish, self._stop, more)
 
     async def collect(self) -> Delta:
         """The whole answer in one delta, with one wake-up at its end. Raises ApiError."""
@@ -228,6 +236,9 @@ class Generation:
                 self._waiter = None
         if self._error is not None:
             raise self._error
+        text = "".join(piece if isinstance(piece, str) else piece[0] for piece in self._pieces)
+        mores = [piece[1] for piece in self._pieces if not isinstance(piece, str)]
+        self._pieces = [(text, _merged(mores))] if mores else [text]
         return self._take()
 
     async def __aenter__(self) -> Generation:
@@ -237,3 +248,34 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+
+def _length(more: wire.More) -> int:
+    return len(more.reasoning) + sum(len(call.arguments) for call in more.calls)
+
+
+def _joined(pieces: list[str | tuple[str, wire.More]]) -> list[str | tuple[str, wire.More]]:
+    """The same, with neighbours that are text alone put together."""
+    found: list[str | tuple[str, wire.More]] = []
+    run: list[str] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            run.append(piece)
+            continue
+        if run:
+            found.append("".join(run))
+            run = []
+        found.append(piece)
+    if run:
+        found.append("".join(run))
+    return found
+
+
+def _merged(mores: list[wire.More]) -> wire.More:
+    warnings = [more.warning for more in mores if more.warning is not None]
+    return wire.More(
+        "".join(more.reasoning for more in mores),
+        [call for more in mores for call in more.calls],
+        [one for more in mores for one in more.logprobs],
+        "; ".join(dict.fromkeys(warnings)) or None,
+    )

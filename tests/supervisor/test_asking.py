@@ -31,12 +31,12 @@ async def test_a_named_conversation_is_listed_and_forgotten(world: Make) -> None
         engine = w.engines.get(await w.serving(4, limits=LIMITS))
         await ask(w, "hello", conversation="talk", scope="ab12")
         await ask(w, "hello")
-        (session,) = await engine.asking.sessions()
+        (session,) = (await engine.asking.sessions()).sessions
         assert (session.name, session.scope) == ("talk", "ab12")
         assert session.tokens > 300
-        assert [one.name for one in await engine.asking.drop("another")] == []
-        assert [one.name for one in await engine.asking.drop("talk")] == ["talk"]
-        assert await engine.asking.sessions() == []
+        assert [one.name for one in (await engine.asking.drop("another")).sessions] == []
+        assert [one.name for one in (await engine.asking.drop("talk")).sessions] == ["talk"]
+        assert (await engine.asking.sessions()).sessions == []
 
 
 async def test_what_one_key_has_cached_is_found_for_no_other(world: Make) -> None:
