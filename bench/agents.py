@@ -5,7 +5,9 @@ the assistant's words is what that side answered. mlx-lm's server runs with its 
 for one conversation, and with the same bytes as LMX's memory tier for several at once.
 
 An agent is plain, or it begins each request's system prompt with a line that is never the same twice, as
-Claude Code does.
+Claude Code does, or its model thinks: the first half of each answer is thinking, which clients do not send
+back, so that the next prompt parts from what was computed at the last answer's first word. A model of
+per-token caches alone goes on from there; one with a sliding window or a recurrent state cannot be cut back.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ from bench.sides import Ours, Peer, Side, only
 from bench.talk import Message, Turn
 
 SHAPE = "flat"
+KINDS = {
+    "plain": "",
+    "changing": " with Claude Code's changing line",
+    "thinking": " that thinks",
+    "window": " that thinks, sliding window",
+}
 TURNS, ANSWER = 20, 32
 TOOL_S = 0.2  # what a tool takes
 AT_ONCE, FIT = 8, 3
@@ -52,10 +60,10 @@ def bytes_per_token(shape: str) -> int:
     return int(2 * 4 * sizes["num_hidden_layers"] * sizes["num_key_value_heads"] * sizes["head_dim"])
 
 
-def one(scratch: Path, rounds: int, changing: bool) -> list[dict[str, Played]]:
-    """A conversation at a time, all different. changing: with Claude Code's line."""
+def one(scratch: Path, rounds: int, kind: str) -> list[dict[str, Played]]:
+    """A conversation at a time, all different. kind: one of KINDS."""
     cache = {"memory": "1GiB", "disk": "8GiB"}
-    return _play(scratch, "changing" if changing else "plain", rounds, 1, cache, (), changing)
+    return _play(scratch, kind, rounds, 1, cache, ())
 
 
 def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
@@ -73,9 +81,8 @@ def _play(
     talks: int,
     cache: dict[str, Any],
     options: tuple[str, ...],
-    changing: bool = False,
 ) -> list[dict[str, Played]]:
-    folder = models.make(scratch / name, SHAPE, CONTEXT)
+    folder = models.make(scratch / name, "window" if name == "window" else SHAPE, CONTEXT)
     place = scratch / f"{name}-run"
     place.mkdir()
     ours = Ours(folder, place, cache={**cache, "path": str(place / "cache")})
@@ -84,33 +91,33 @@ def _play(
         sides.append(Peer(folder, place, *options))
         for side in sides:
             asyncio.run(talk.ask(side.port, side.model, [talk.task(random.Random(name))], ANSWER))
-        return [_round(sides, f"{name} {round_}", talks, round_, changing) for round_ in range(rounds)]
+        return [_round(sides, name, talks, round_) for round_ in range(rounds)]
     finally:
         for side in sides:
             side.close()
 
 
-def _round(sides: list[Ours | Peer], seed: str, talks: int, round_: int, changing: bool) -> dict[str, Played]:
+def _round(sides: list[Ours | Peer], kind: str, talks: int, round_: int) -> dict[str, Played]:
     found = {}
     everyone: list[Side] = list(sides)
     for side in sides if round_ % 2 else reversed(sides):
         with only(side, everyone):
-            found[side.name] = asyncio.run(_all(side, seed, talks, changing))
+            found[side.name] = asyncio.run(_all(side, kind, f"{kind} {round_}", talks))
     return found
 
 
-async def _all(side: Ours | Peer, seed: str, talks: int, changing: bool) -> Played:
+async def _all(side: Ours | Peer, kind: str, seed: str, talks: int) -> Played:
     system = talk.agent(random.Random(f"{seed} agent"))  # one program, run `talks` times
-    work = (_talk(side, system, random.Random(f"{seed} task {n}"), changing) for n in range(talks))
+    work = (_talk(side, kind, system, random.Random(f"{seed} task {n}")) for n in range(talks))
     return Played(list(await asyncio.gather(*work)))
 
 
-async def _talk(side: Ours | Peer, system: Message, draw: random.Random, changing: bool) -> list[Turn]:
+async def _talk(side: Ours | Peer, kind: str, system: Message, draw: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     said = [talk.task(draw)]
     for _ in range(TURNS):
-        first = talk.billed(system, draw) if changing else system
+        first = talk.billed(system, draw) if kind == "changing" else system
         turns.append(await talk.ask(side.port, side.model, [first, *said], ANSWER))
-        said = [*talk.said(said, turns[-1]), talk.result(draw)]
+        said = [*talk.said(said, turns[-1], thinks=kind in ("thinking", "window")), talk.result(draw)]
         await asyncio.sleep(TOOL_S)
     return turns

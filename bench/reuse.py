@@ -58,8 +58,8 @@ def _turn(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
 def _agent(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
     record: Record = {}
     rows: list[Row] = []
-    for name, words in (("plain", ""), ("changing", " with Claude Code's changing line")):
-        played = agents.one(scratch, rounds, name == "changing")
+    for name, words in agents.KINDS.items():
+        played = agents.one(scratch, rounds, name)
         record[name], more = _agents(f"agent of {agents.TURNS} turns{words}", played, ONE)
         rows += more
     return record, rows

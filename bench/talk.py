@@ -146,6 +146,7 @@ async def ask(port: int, model: str, talk: Talk, tokens: int) -> Turn:
     return Turn(first, last, answer, usage["prompt_tokens"], cached)
 
 
-def said(talk: Talk, turn: Turn) -> Talk:
-    """The conversation with what the model answered."""
-    return [*talk, {"role": "assistant", "content": turn.text}]
+def said(talk: Talk, turn: Turn, *, thinks: bool = False) -> Talk:
+    """The conversation with what the model answered; of one that thinks, without the first half of it."""
+    text = turn.text[len(turn.text) // 2 :] if thinks else turn.text
+    return [*talk, {"role": "assistant", "content": text}]
