@@ -10,7 +10,9 @@ from sanic.response import HTTPResponse
 
 from appliance.server import body, generate, rows, schema
 from appliance.server.caller import caller_of, signed
+from appliance.server.chunks import WARNING, Chunks, Head, usage_of
 from appliance.server.control import Control
+from appliance.server.logprobs import Offsets
 from appliance.server.replies import reply
 
 
@@ -20,23 +22,23 @@ def blueprint(control: Control) -> Blueprint:
     async def completions(request: Request) -> HTTPResponse | None:
         control.router.check(caller_of(request))
         asked = await body.read(request, schema.CompletionRequest, control.spec().server.max_body)
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
         ask = generate.Ask(
-            family="text",
             model=asked.model,
             rows=rows.completion_rows(asked),
+            format=lambda source: Chunks(Head.of("text", source, usage=usage)),
             per_prompt=asked.n or 1,
-            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
             caller=signed(request, asked, control),
         )
         if asked.stream:
             await generate.stream(request, control.router, ask)
             return None
-        head, done = await generate.whole(control.router, ask)
+        source, done = await generate.whole(control.router, ask)
         return reply(
             {
-                **head.members(chunk=False),
-                "choices": [_choice(index, row) for index, row in enumerate(done)],
-                "usage": generate.usage(done, ask.per_prompt),
+                **Head.of("text", source).members(chunk=False),
+                "choices": [_choice(index, answer) for index, answer in enumerate(done)],
+                "usage": usage_of(done, ask.per_prompt),
             }
         )
 
@@ -44,5 +46,13 @@ def blueprint(control: Control) -> Blueprint:
     return family
 
 
-def _choice(index: int, row: generate.Row) -> dict[str, Any]:
-    return {"index": index, "text": row.text, "logprobs": None, "finish_reason": row.finish}
+def _choice(index: int, answer: generate.Answer) -> dict[str, Any]:
+    choice = {
+        "index": index,
+        "text": answer.text,
+        "logprobs": Offsets().next(answer.logprobs) if answer.logprobs else None,
+        "finish_reason": answer.finish,
+    }
+    if answer.warning is not None:
+        choice[WARNING] = answer.warning
+    return choice

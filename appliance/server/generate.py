@@ -3,169 +3,287 @@
 One row is the common case and the hot path: no task, no queue. Several rows run side by side, at most
 `ABREAST` at a time, and write to the same connection as their tokens come. Whatever ends the handler,
 a client that leaves included, cancels every row.
+
+How to add an API family. Make a list of rows from the checked body (`rows.chat`), and an `Ask` that holds
+them. For a whole answer call `whole` and shape what it gives. For a stream write a `Format`, name its
+maker in `Ask.format`, and call `stream`; `chunks.Chunks` is the example. A format is made once per answer,
+when the first row has begun, and sees in this order, and nothing else:
+
+    opening(rows)               once, sent at once
+    delta(index, delta)         each piece of a row, the last one (its `finish` is set) included
+    closing(index, row)         once per row, right behind its last delta
+    ending(rows)                once, when all rows are closed; or
+    failure(error)              instead of it, at any point after the opening; then nothing more comes
+
+Each gives the bytes to send, of as many whole events as it likes; empty bytes send nothing. What a reader
+did not fetch in time comes as one delta, so a delta has any number of tokens. Within a delta the order is:
+reasoning, text, calls; and a row's deltas may go back and forth between them. A format that must tell the
+whole answer in its last event (Responses) keeps what it needs in `delta`.
+
+Other ways out than Server-Sent Events call `first` and `answer` with an `Out` of their own; other ways in
+(tool loops) set `Ask.opener`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sanic.request import Request
 
 from appliance import wire
 from appliance.errors import ApiError
-from appliance.server.chunks import Chunks, Family, Head, text_bytes, usage_of
 from appliance.server.replies import as_api_error
 from appliance.server.sse import EventStream
 from appliance.supervisor.record import NOBODY, Caller
 
 if TYPE_CHECKING:
-    from appliance.supervisor.generation import Delta, Generation
+    from appliance.supervisor.generation import Delta
     from appliance.supervisor.router import Router
 
 ABREAST = 8
-_ID = {"chat": "chatcmpl-", "text": "cmpl-"}
+
+
+class Source(Protocol):
+    """A row that has begun: a `Generation`, or what stands for one. Iterate, or `collect`; never both."""
+
+    model: str
+    engine_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    bounded: bool
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def collect(self) -> Delta: ...
+
+    def cancel(self) -> None: ...
+
+    async def __aenter__(self) -> Source: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+# Called as `Router.open` is: (model, submit, *, bounded, caller, beside); `beside` is what it gave earlier.
+Opener = Callable[..., Awaitable[Source]]
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request, checked. Rows lie prompt by prompt, `per_prompt` of each."""
+    """One request, checked. Rows lie prompt by prompt, `per_prompt` of each.
 
-    family: Family
+    format: makes the format of a stream. opener: what rows are opened with, if not the router.
+    """
+
     model: str | None
     rows: Sequence[wire.Submit]
+    format: Callable[[Source], Format]
     per_prompt: int = 1
-    include_usage: bool = False
     caller: Caller = NOBODY
-
-    def head(self, generation: Generation) -> Head:
-        return Head(
-            family=self.family,
-            id=_ID[self.family] + secrets.token_hex(12),
-            created=int(time.time()),
-            model=generation.model,
-            engine_id=generation.engine_id,
-            usage=self.include_usage,
-        )
+    opener: Opener | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one row. text: all of it, or what a stream had left to send."""
+    """How one row ended.
 
-    text: str
-    tokens: int
+    finish: stop or length. stop: the stop string that matched, if one did. called: it called tools.
+    tokens: all that were generated, reasoning and calls included. cached_tokens: of the prompt.
+    """
+
     finish: str
+    stop: str | None
+    called: bool
+    tokens: int
     prompt_tokens: int
     cached_tokens: int
 
 
-async def whole(router: Router, ask: Ask) -> tuple[Head, list[Row]]:
-    """Every row, run to its end. The first error ends them all."""
-    first = await router.open(ask.model, ask.rows[0], bounded=False, caller=ask.caller)
-    head = ask.head(first)
-    async with first:
+@dataclass(frozen=True)
+class Call:
+    """A tool call. arguments: JSON, or what the model wrote instead of it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Answer(Row):
+    """One row with all that it said."""
+
+    text: str
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+    logprobs: list[wire.Logprob] = field(default_factory=list)
+    warning: str | None = None
+
+
+T = TypeVar("T", bound=Row)
+
+
+class Format(Protocol):
+    """Turns one answer's rows into bytes; see the top of the module for the order of calls."""
+
+    def opening(self, rows: int) -> bytes:
+        """The first bytes, of so many rows, before the first token. Not empty."""
+        ...
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        """The next piece of row `index`. The hot path: text alone (`more` is None) must stay cheap."""
+        ...
+
+    def closing(self, index: int, row: Row) -> bytes:
+        """Row `index` has ended."""
+        ...
+
+    def ending(self, rows: Sequence[Row], per_prompt: int) -> bytes:
+        """All have ended: usage, and what the family ends a stream with."""
+        ...
+
+    def failure(self, error: ApiError) -> bytes:
+        """The stream has begun and cannot go on."""
+        ...
+
+
+class Out(Protocol):
+    """Where the bytes of a stream go."""
+
+    def write(self, data: bytes) -> bool:
+        """Send now. True: too much is unsent, and the caller must `await drain()` before the next."""
+        ...
+
+    async def drain(self) -> None: ...
+
+
+async def first(router: Router, ask: Ask, *, bounded: bool = True) -> Source:
+    """The first row, begun. Raises ApiError: until here a request can be refused with a status."""
+    opener: Opener = ask.opener or router.open
+    return await opener(ask.model, ask.rows[0], bounded=bounded, caller=ask.caller)
+
+
+async def whole(router: Router, ask: Ask) -> tuple[Source, list[Answer]]:
+    """Every row, run to its end; and the first one, for its model. The first error ends them all."""
+    begun = await first(router, ask, bounded=False)
+    async with begun:
         if len(ask.rows) == 1:
-            return head, [await _collect(first)]
-        return head, await _abreast(router, ask, first, lambda _, generation: _collect(generation))
+            return begun, [await _collect(begun)]
+        return begun, await _abreast(router, ask, begun, lambda _, source: _collect(source))
 
 
 async def stream(request: Request, router: Router, ask: Ask) -> None:
     """Answer as Server-Sent Events. Raises ApiError before the head is sent, never after."""
-    first = await router.open(ask.model, ask.rows[0], caller=ask.caller)
-    async with first, EventStream(request) as events:
-        chunks = Chunks(ask.head(first))
-        await events.start(chunks.opening(len(ask.rows)))
-
-        async def run(index: int, generation: Generation) -> Row:
-            row, last = await _pump(generation, events, chunks, index)
-            if events.write(last):
-                await events.drain()
-            return row
-
-        last = b""
+    begun = await first(router, ask)
+    async with begun, EventStream(request) as events:
+        form = ask.format(begun)
+        await events.start(form.opening(len(ask.rows)))
         try:
-            if len(ask.rows) == 1:
-                row, last = await _pump(first, events, chunks, 0)
-                rows = [row]
-            else:
-                rows = await _abreast(router, ask, first, run)
+            last = await answer(router, ask, begun, form, events)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            await events.fail(as_api_error(request, error))
-        else:
-            await events.finish(last + chunks.ending(usage(rows, ask.per_prompt)))
+            last = form.failure(as_api_error(request, error))
+        await events.finish(last)
 
 
-def usage(rows: Sequence[Row], per_prompt: int) -> dict[str, Any]:
-    """Tokens of a prompt count once, however many choices it has."""
-    prompts = rows[::per_prompt]
-    return usage_of(
-        sum(row.prompt_tokens for row in prompts),
-        sum(row.tokens for row in rows),
-        sum(row.cached_tokens for row in prompts),
-    )
+async def answer(router: Router, ask: Ask, begun: Source, form: Format, out: Out) -> bytes:
+    """Write all rows as they come. Gives the last bytes, still to be sent. `opening` is the caller's.
+
+    Raises what ends a row early; `form.failure` tells it to the reader.
+    """
+    if len(ask.rows) == 1:
+        row, last = await _pump(begun, out, form, 0)
+        return last + form.ending([row], ask.per_prompt)
+
+    async def run(index: int, source: Source) -> Row:
+        row, last = await _pump(source, out, form, index)
+        if last and out.write(last):
+            await out.drain()
+        return row
+
+    return form.ending(await _abreast(router, ask, begun, run), ask.per_prompt)
 
 
 async def _abreast(
     router: Router,
     ask: Ask,
-    first: Generation,
-    run: Callable[[int, Generation], Coroutine[Any, Any, Row]],
-) -> list[Row]:
-    """Run `first` and the other rows side by side.
+    begun: Source,
+    run: Callable[[int, Source], Coroutine[Any, Any, T]],
+) -> list[T]:
+    """Run `begun` and the other rows side by side.
 
     Each follows the first: one answer comes from one model, also where a swap comes between its rows.
     """
     rows = ask.rows
+    opener: Opener = ask.opener or router.open
     gate = asyncio.Semaphore(ABREAST - 1)
 
-    async def later(index: int) -> Row:
+    async def later(index: int) -> T:
         async with gate:
-            opening = router.open(
-                ask.model, rows[index], bounded=first.bounded, caller=ask.caller, beside=first
-            )
-            async with await opening as generation:
-                return await run(index, generation)
+            opening = opener(ask.model, rows[index], bounded=begun.bounded, caller=ask.caller, beside=begun)
+            async with await opening as source:
+                return await run(index, source)
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(0, first))]
+            tasks = [group.create_task(run(0, begun))]
             tasks += [group.create_task(later(index)) for index in range(1, len(rows))]
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        raise _earliest(failures) from None
     return [task.result() for task in tasks]
 
 
-async def _collect(generation: Generation) -> Row:
-    return _row(generation, await generation.collect())
+async def _collect(source: Source) -> Answer:
+    last = await source.collect()
+    more = last.more or wire.More()
+    calls = _calls(more.calls)
+    return Answer(
+        **vars(_row(source, last, bool(calls))),
+        text=last.text,
+        reasoning=more.reasoning,
+        calls=calls,
+        logprobs=more.logprobs,
+        warning=more.warning,
+    )
 
 
-async def _pump(generation: Generation, events: EventStream, chunks: Chunks, index: int) -> tuple[Row, bytes]:
+async def _pump(source: Source, out: Out, form: Format, index: int) -> tuple[Row, bytes]:
     """Write a row's deltas as they come. Gives the row and its last events, still to be sent."""
-    before, after = chunks.around(index)
-    async for delta in generation:
-        data = before + text_bytes(delta.text) + after if delta.text else b""
+    called = False
+    async for delta in source:
+        if delta.more is not None and delta.more.calls:
+            called = True
+        data = form.delta(index, delta)
         if delta.finish is not None:
-            row = _row(generation, delta)
-            return row, data + chunks.closing(index, row.finish)
-        if data and events.write(data):
-            await events.drain()
+            row = _row(source, delta, called)
+            return row, data + form.closing(index, row)
+        if data and out.write(data):
+            await out.drain()
     raise ApiError("engine_failed", "the engine ended this request without a word; try again", retry_after=1)
 
 
-def _row(generation: Generation, last: Delta) -> Row:
+def _row(source: Source, last: Delta, called: bool) -> Row:
     """A row from its last delta. Raises ApiError where it did not end by itself."""
     if last.finish not in ("stop", "length"):
         text = f"this request was ended early ({last.finish}); try again"
         raise ApiError("engine_failed", text, retry_after=1)
-    return Row(last.text, last.tokens, last.finish, generation.prompt_tokens, generation.cached_tokens)
+    return Row(last.finish, last.stop, called, last.tokens, source.prompt_tokens, source.cached_tokens)
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+def _calls(parts: Sequence[wire.CallPart]) -> list[Call]:
+    """Whole calls from their pieces, in the order of their indices."""
+    heads: dict[int, wire.CallPart] = {}
+    arguments: dict[int, list[str]] = {}
+    for part in parts:
+        heads.setdefault(part.index, part)
+        arguments.setdefault(part.index, []).append(part.arguments)
+    return [Call(heads[i].id or "", heads[i].name or "", "".join(arguments[i])) for i in sorted(heads)]
+
+
+def _earliest(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """The failure to tell of: the earliest one that is not itself a group."""
     error: BaseException = failures
     while isinstance(error, BaseExceptionGroup):
