@@ -18,6 +18,9 @@ _LOCAL = r"^(?:\./|\.\./|/|~/|\.$|\.\.$|~$)"
 _BUILTIN = r"^builtin:[A-Za-z0-9][A-Za-z0-9._-]*$"
 _HUB = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 _GGUF_IN_HUB = r"^[^/]+/[^/]+/.+\.gguf$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_TOOL = r"^[A-Za-z0-9_-]{1,64}$"
+_CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 _LABEL = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?<!-)$")
 
 
@@ -71,12 +74,46 @@ def _url(text: str) -> str | None:
     )
 
 
+def _web(text: str) -> str | None:
+    return None if re.fullmatch(r"https?://[^\s/]\S*", text) else "it starts with http:// or https://"
+
+
+def holds_password(url: str) -> bool:
+    """Whether an address carries a name or password, where everybody can read it."""
+    return re.match(r"https?://[^\s/?#]*@", url) is not None
+
+
+def _variable(text: str) -> str | None:
+    return (
+        None if re.fullmatch(_VARIABLE, text) else "write its name alone; the value stays outside this file"
+    )
+
+
+def _tool(text: str) -> str | None:
+    return None if is_skill(text) else "use letters, digits, '_' and '-', at most 64"
+
+
+def _callable(text: str) -> str | None:
+    if re.fullmatch(_CALLABLE, text):
+        return None
+    return "write module:function, without .py"
+
+
+def is_skill(name: str) -> bool:
+    """Whether models can call it by that name: OpenAI's rule for names of functions."""
+    return re.fullmatch(_TOOL, name) is not None
+
+
 KEY = Text("a model's name", "daily", _key, pattern=_KEY, most=63)
 ALIAS = Text("a name", "qwen3-30b", _alias, pattern=_ALIAS, most=127)
 SOURCE = Text("a Hub repo, a local folder or builtin:NAME", "mlx-community/Qwen3-4B-4bit", _source)
 REVISION = Text("a commit", "1f2e3d4", _revision, pattern=_REVISION, most=128)
 HOST = Text("an address", "127.0.0.1", _host, most=253)
 URL = Text("an address", "https://git.example/fleet.git", _url)
+VARIABLE = Text("the name of an environment variable", "WEATHER_KEY", _variable, pattern=_VARIABLE, most=128)
+TOOL = Text("a tool's name", "read_file", _tool, pattern=_TOOL, most=64)
+CALLABLE = Text("module:function", "tools:get_weather", _callable, pattern=_CALLABLE)
+WEB = Text("an address", "http://127.0.0.1:8000/mcp", _web)
 
 
 def is_commit(revision: str) -> bool:

@@ -305,16 +305,38 @@ class WarmupTemplate(Part):
 
 class Mcp(Part):
     command: Annotated[tuple[str, ...] | None, maybe(Listed(_free_text, unique=False))] = leaf(
-        None, "Program that speaks MCP"
+        None, "Program that speaks MCP on its standard input and output, run in the folder of this file"
     )
-    url: Annotated[str | None, maybe(names.URL)] = leaf(None, "Address of an MCP server")
+    url: Annotated[str | None, maybe(names.WEB)] = leaf(None, "Address of an MCP server (streamable HTTP)")
+    token: Annotated[str | None, maybe(names.VARIABLE)] = leaf(
+        None, "url: environment variable whose value is sent as the bearer token"
+    )
+    tools: Annotated[tuple[str, ...] | None, maybe(Listed(names.TOOL))] = leaf(
+        None, "The tools that may be used; null: all that the server offers"
+    )
 
 
 class Skill(Part):
-    python: Annotated[str | None, maybe(Text("module:function", "tools:weather"))] = leaf(
-        None, "Python callable"
+    python: Annotated[str | None, maybe(names.CALLABLE)] = leaf(
+        None, "Python function, in a module that lies in the folder of this file"
     )
     mcp: Mcp | None = leaf(None, "MCP server")
+    description: Annotated[str | None, maybe(_free_text)] = leaf(
+        None, "What the model is told of a Python function; null: its docstring"
+    )
+    timeout: Annotated[float, Duration("100ms", "1h")] = leaf(30.0, "A call that takes longer is ended")
+    memory: Annotated[int, Size("16MiB")] = leaf(
+        512 * 1024**2, "Most memory of one process of it, on top of what Python itself takes"
+    )
+    concurrency: Annotated[int, Whole(1, 64, "4")] = leaf(
+        4, "Most calls at a time; others wait. Each call of a Python function has a process to itself"
+    )
+    result: Annotated[int, Size("64B", "4MiB")] = leaf(
+        64 * 1024, "Largest result of a call; a larger one is an error, not cut"
+    )
+    env: Annotated[tuple[str, ...], Listed(names.VARIABLE)] = leaf(
+        (), "Environment variables it gets, by name; no others but PATH, HOME and the language"
+    )
 
 
 class Verify(Part):

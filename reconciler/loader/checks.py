@@ -177,12 +177,29 @@ def _server(spec: Spec) -> Iterator[Finding]:
 def _skills(spec: Spec) -> Iterator[Finding]:
     for name, skill in spec.skills.items():
         at: Loc = ("skills", name)
-        if (skill.python is None) == (skill.mcp is None):
-            yield Finding((at,), f"say exactly one of skills.{name}.python and skills.{name}.mcp")
-        if skill.mcp is not None and (skill.mcp.command is None) == (skill.mcp.url is None):
-            yield Finding(
-                ((*at, "mcp"),), f"say exactly one of skills.{name}.mcp.command and skills.{name}.mcp.url"
-            )
+        here, mcp = dotted(at), skill.mcp
+        if not names.is_skill(name):
+            message = "models call it by this name: use letters, digits, '_' and '-' only"
+            yield Finding((at,), message)
+        if (skill.python is None) == (mcp is None):
+            yield Finding((at,), f"say exactly one of {here}.python and {here}.mcp")
+        if mcp is None:
+            continue
+        if bool(mcp.command) == (mcp.url is not None):
+            yield Finding(((*at, "mcp"),), f"say exactly one of {here}.mcp.command and {here}.mcp.url")
+        if mcp.url is not None and names.holds_password(mcp.url):
+            message = f"must not hold a password, which status would show; name a variable: {here}.mcp.token"
+            yield Finding(((*at, "mcp", "url"),), message)
+        if mcp.token is not None and mcp.url is None:
+            message = f"is sent to an address, and {here}.mcp.url is null; a command gets it by {here}.env"
+            yield Finding(((*at, "mcp", "token"), (*at, "mcp", "url")), message)
+        if skill.description is not None:
+            message = f"is for Python functions: the server of {here}.mcp describes its tools itself"
+            yield Finding(((*at, "description"), (*at, "mcp")), message)
+        if mcp.url is not None:
+            for key in sorted({"env", "memory"} & skill.model_fields_set):
+                message = f"does nothing: {here}.mcp.url is a server that LMX does not start; remove it"
+                yield Finding(((*at, key), (*at, "mcp", "url")), message)
 
 
 def _said(part: Part, name: str) -> str:

@@ -42,7 +42,6 @@ NOT_YET: tuple[Row, ...] = (
     Row("server.cors", "calls from browser pages"),
     Row("server.api_keys", "API keys"),
     Row("server.admin", "admin calls by key", lambda value: value == "key"),
-    Row("skills", "skills"),
     Row("git", "following a Git repository"),
 )
 
