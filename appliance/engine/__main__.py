@@ -17,7 +17,7 @@ import threading
 import time
 from typing import NoReturn
 
-from appliance import wire
+from appliance import lifeline, wire
 from appliance.engine import beat, process, weights
 from appliance.engine.intake import Intake, Reader, Stop
 from appliance.engine.link import Closed, Link
@@ -115,7 +115,7 @@ def main() -> NoReturn:
     parent = os.getppid()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     process.ignore_terminal_interrupts()
-    if not process.die_with_parent(parent):
+    if not lifeline.die_with_parent(parent):
         leave(wire.EXIT_PARENT_GONE)
     threading.excepthook = thread_failed
     os.environ["HF_HUB_OFFLINE"] = "1"  # models come from local folders: an engine never downloads

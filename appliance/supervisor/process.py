@@ -136,11 +136,18 @@ class Child(asyncio.SubprocessProtocol):
 
 
 async def spawn(
-    name: str, command: Sequence[str], env: Mapping[str, str], on_exit: Callable[[], None]
+    name: str,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    on_exit: Callable[[], None],
+    *,
+    cwd: Path | None = None,
+    make: Callable[[str, Callable[[], None]], Child] = Child,
 ) -> tuple[Child, socket.socket]:
     """Start `command --fd N`. Returns the child and our end of the socket pair; raises OSError.
 
-    It leads a session of its own, so a ^C at the terminal reaches the parent alone.
+    It leads a session of its own, so a ^C at the terminal reaches the parent alone. make: of which class
+    the child is.
     """
     ours, theirs = socket.socketpair()
     try:
@@ -148,7 +155,7 @@ async def spawn(
             loop = asyncio.get_running_loop()
             fd = theirs.fileno()
             _, child = await loop.subprocess_exec(
-                lambda: Child(name, on_exit),
+                lambda: make(name, on_exit),
                 *command,
                 "--fd",
                 str(fd),
@@ -159,6 +166,7 @@ async def spawn(
                 close_fds=True,
                 start_new_session=True,
                 env=dict(env),
+                cwd=cwd,
             )
     except BaseException:
         ours.close()
