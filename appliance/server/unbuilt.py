@@ -10,8 +10,6 @@ from appliance.errors import ApiError
 ROUTES: dict[str, str] = {
     "/v1/responses": "POST",
     "/v1/embeddings": "POST",
-    "/v1/messages": "POST",
-    "/v1/messages/count_tokens": "POST",
     "/v1/rerank": "POST",
     "/v1/ws": "GET",
     "/admin/models/pull": "POST",
