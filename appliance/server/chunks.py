@@ -134,7 +134,7 @@ class Chunks:
         return b"".join(self._event(index, body) for body in bodies)
 
     def _event(self, index: int, body: dict[str, Any], finish: str | None = None) -> bytes:
-        return self._frame(_escaped(encode(self._chunk(index, body, finish))))
+        return self._frame(escaped(encode(self._chunk(index, body, finish))))
 
     def _chunk(self, index: int, body: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": index, "logprobs": None, **body, "finish_reason": finish}
@@ -174,10 +174,11 @@ def call_of(call: Call) -> dict[str, Any]:
 def text_bytes(text: str) -> bytes:
     """A JSON string. Line breaks beyond ASCII are escaped: some clients split events at them."""
     data = encode(text)
-    return data if text.isascii() else _escaped(data)
+    return data if text.isascii() else escaped(data)
 
 
-def _escaped(data: bytes) -> bytes:
+def escaped(data: bytes) -> bytes:
+    """JSON with the line breaks beyond ASCII escaped."""
     if data.isascii():
         return data
     return (

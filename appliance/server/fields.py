@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 MAX_CHOICES = 8
 MAX_STOPS = 16
+MAX_LOGPROBS = 20
 MAX_TOKENS = 10_000_000  # beyond any model; the engine holds requests to the effective ceiling
 STOP: Any = str | list[str]
 SHORT = 64  # bytes: longer than any value that asks for nothing
@@ -34,6 +35,9 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "n": (1, MAX_CHOICES, True),
     "max_tokens": (1, MAX_TOKENS, True),
     "max_completion_tokens": (1, MAX_TOKENS, True),
+    "logprobs": (0, MAX_LOGPROBS, True),
+    "top_logprobs": (0, MAX_LOGPROBS, True),
+    "thinking_budget": (0, MAX_TOKENS, True),
 }
 
 
@@ -101,16 +105,6 @@ def bias(raw: Raw) -> dict[int, float] | None:
             raise invalid("logit_bias", f"{shown(token)} is not a token id")
         if not -100 <= value <= 100:
             raise invalid(f"logit_bias.{token}", f"must be from -100 to 100, found {shown(value)}")
-    return given or None
-
-
-def template_kwargs(raw: Raw) -> dict[str, Any] | None:
-    given = small(raw, "chat_template_kwargs", dict[str, Any])
-    for name, value in (given or {}).items():
-        if name != "enable_thinking":
-            raise not_supported(f"chat_template_kwargs.{name[:80]}", "; enable_thinking is")
-        if not isinstance(value, bool):
-            raise invalid("chat_template_kwargs.enable_thinking", "expected true or false")
     return given or None
 
 

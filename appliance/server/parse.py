@@ -30,7 +30,14 @@ _TYPES = {
     "str": "a string",
     "bool": "true or false",
 }
-_INNER = {"messages": schema.Message, "content": schema.Part, "stream_options": schema.StreamOptions}
+_INNER: dict[str, type[Any]] = {
+    "messages": schema.Message,
+    "content": schema.Part,
+    "tool_calls": schema.ToolCall,
+    "stream_options": schema.StreamOptions,
+    "function": schema.Function,
+    "json_schema": schema.JsonSchema,
+}
 
 
 def parse(body: bytes | msgspec.Raw, kind: type[T], at: str = "") -> T:

@@ -7,17 +7,16 @@ differ in their seed only, so that a seeded request gives the same choices each 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
 from appliance import wire
-from appliance.server import fields, schema, volatile
-from appliance.server.fields import invalid, not_supported
+from appliance.server import answer_format, conversation, fields, schema, thinking, tools
+from appliance.server.fields import invalid
 
 # Counts are held so that no body stops the event loop for long while it is checked.
 MAX_PROMPTS = 128
-MAX_MESSAGES = 20_000
 MAX_PROMPT_IDS = 1_000_000
 SEED_BITS = 2**63
 
@@ -32,29 +31,25 @@ class Chat:
 
 def chat(body: schema.ChatRequest) -> Chat:
     fields.check_common(body)
-    if not body.messages:
-        raise invalid("messages", "at least one message is needed")
-    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
-        raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
-    count = sum(len(m.content) if isinstance(m.content, list) else 1 for m in body.messages)
-    if count > MAX_MESSAGES:
-        raise invalid("messages", f"at most {MAX_MESSAGES} messages and content parts, found {count}")
-    read = [_message(message, i) for i, message in enumerate(body.messages)]
-    messages = [message for message, _ in read]
-    row = _row(body, body.max_tokens or body.max_completion_tokens)
-    template = fields.template_kwargs(body.chat_template_kwargs)
-    rows = _choices(msgspec.structs.replace(row, messages=messages, template_kwargs=template), body)
-    return Chat(rows, any(left_out for _, left_out in read))
+    found = conversation.read(body.messages)
+    row = msgspec.structs.replace(
+        _row(body, _most_tokens(body)),
+        messages=found.messages,
+        template_kwargs=thinking.kwargs(body.chat_template_kwargs, body.reasoning_effort),
+        thinking_budget=body.thinking_budget,
+        continue_final=_goes_on(body),
+        logprobs=_logprobs(body),
+    )
+    return Chat(choices(tools.read(body).put(row), body.n, body.seed), found.left_out)
 
 
 def completion_rows(body: schema.CompletionRequest) -> list[wire.Submit]:
     """Rows in the order of choices: all choices of the first prompt, then those of the second."""
     fields.check_common(body)
-    row = _row(body, body.max_tokens)
-    prompts = _prompts(body.prompt)
-    rows = [
-        choice for prompt in prompts for choice in _choices(msgspec.structs.replace(row, prompt=prompt), body)
-    ]
+    row = msgspec.structs.replace(_row(body, body.max_tokens), logprobs=body.logprobs)
+    rows = []
+    for prompt in _prompts(body.prompt):
+        rows += choices(msgspec.structs.replace(row, prompt=prompt), body.n, body.seed)
     return rows
 
 
@@ -74,53 +69,41 @@ def _row(body: schema.Generate, max_tokens: int | None) -> wire.Submit:
         stop=fields.stops(body.stop),
         logit_bias=fields.bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),
+        grammar=answer_format.read(body.response_format),
     )
 
 
-def _choices(row: wire.Submit, body: schema.Generate) -> list[wire.Submit]:
-    if body.seed is None:
-        return [row] * (body.n or 1)
-    if not -SEED_BITS <= body.seed < SEED_BITS:
+def _most_tokens(body: schema.ChatRequest) -> int | None:
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
+    return body.max_tokens or body.max_completion_tokens
+
+
+def _logprobs(body: schema.ChatRequest) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise invalid("top_logprobs", "is allowed only with logprobs: true")
+    return None
+
+
+def _goes_on(body: schema.ChatRequest) -> bool:
+    if not body.continue_final_message:
+        return False
+    if body.messages[-1].role != "assistant":
+        text = f"the last message must be the assistant's, not of role {body.messages[-1].role}"
+        raise invalid("continue_final_message", text)
+    return True
+
+
+def choices(row: wire.Submit, n: int | None, seed: int | None) -> list[wire.Submit]:
+    """The same row so many times. With a seed each choice has its own, the same each time."""
+    if seed is None:
+        return [row] * (n or 1)
+    if not -SEED_BITS <= seed < SEED_BITS:
         raise invalid("seed", "must fit in 64 bits")
-    seeds = [(body.seed + i * 0x9E3779B97F4A7C15) % SEED_BITS for i in range(body.n or 1)]
-    return [msgspec.structs.replace(row, seed=seed) for seed in seeds]
-
-
-def _message(message: schema.Message, i: int) -> tuple[dict[str, Any], bool]:
-    """As the chat template takes it: a role and one string; and whether a changing line was left out."""
-    where = f"messages[{i}]"
-    if message.role in ("tool", "function"):
-        raise not_supported(f"{where}.role", f": found {message.role!r}, and tools are not served")
-    for name in ("refusal", "annotations", "audio", "function_call", "tool_calls", "tool_call_id"):
-        raw = getattr(message, name)
-        if raw is not schema.NULL:
-            fields.asks_nothing(raw, f"{where}.{name}")
-    content = message.content
-    if content is None:
-        raise invalid(f"{where}.content", "is required")
-    texts = (
-        [content]
-        if isinstance(content, str)
-        else [_part(part, f"{where}.content[{j}]") for j, part in enumerate(content)]
-    )
-    role = "system" if message.role == "developer" else message.role
-    text, left_out = volatile.without(texts) if role == "system" else ("".join(texts), False)
-    rendered = {"role": role, "content": text}
-    if message.name is not None:
-        rendered["name"] = message.name
-    return rendered, left_out
-
-
-def _part(part: schema.Part, where: str) -> str:
-    if part.type != "text":
-        raise not_supported(f"{where}.type", f": found {part.type[:40]!r}, and only text is served")
-    if part.text is None:
-        raise invalid(f"{where}.text", "is required")
-    for name in ("image_url", "input_audio", "file", "refusal"):
-        raw = getattr(part, name)
-        if raw is not schema.NULL:
-            fields.asks_nothing(raw, f"{where}.{name}")
-    return part.text
+    seeds = [(seed + i * 0x9E3779B97F4A7C15) % SEED_BITS for i in range(n or 1)]
+    return [msgspec.structs.replace(row, seed=one) for one in seeds]
 
 
 def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:

@@ -30,17 +30,100 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     refusal: Raw = NULL
 
 
+class CalledFunction(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+    """A call in an assistant's message."""
+
+    id: str
+    type: str = "function"
+    function: CalledFunction | None = None
+    index: int | None = None  # left in by clients that put a message together from a stream
+    custom: Raw = NULL
+
+
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
+    tool_call_id: str | None = None
     # What assistant messages carry when a client sends back an earlier answer.
+    tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None
     refusal: Raw = NULL
     annotations: Raw = NULL
     audio: Raw = NULL
     function_call: Raw = NULL
-    tool_calls: Raw = NULL
-    tool_call_id: Raw = NULL
+
+
+class Function(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    description: str | None = None
+    parameters: Raw = NULL  # a JSON Schema of the type object
+    strict: bool | None = None
+
+
+class Kind(msgspec.Struct):
+    """A first look at a tool, so that a kind that is not served is refused by its name."""
+
+    type: Any = None
+
+
+class Tool(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Function
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, forbid_unknown_fields=True):
+    """One tool, by its name."""
+
+    type: Literal["function"]
+    function: Named
+
+
+class Allowed(msgspec.Struct, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedTools(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
+class PlainText(msgspec.Struct, forbid_unknown_fields=True):
+    """`response_format` of the types text and json_object."""
+
+    type: str
+
+
+class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    schema: Raw = NULL
+    description: str | None = None
+    strict: bool | None = None  # the schema is kept to, whatever this says
+
+
+class JsonFormat(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class RegexFormat(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["regex"]
+    pattern: str
+
+
+class LarkFormat(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["grammar"]
+    grammar: str
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,8 +155,8 @@ class Generate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     metadata: Raw = NULL  # string -> string
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    response_format: Raw = NULL  # see `answer_format`
     # Not served yet; see NOTHING.
-    logprobs: Raw = NULL
     service_tier: Raw = NULL
     store: Raw = NULL
 
@@ -81,27 +164,30 @@ class Generate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class ChatRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     messages: list[Message]
     max_completion_tokens: int | None = None
+    tools: Raw = NULL  # a list of `Tool`
+    tool_choice: Raw = NULL  # a word, NamedTool or AllowedTools
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_budget: int | None = None  # most tokens of reasoning
     chat_template_kwargs: Raw = NULL  # name -> value
+    continue_final_message: bool | None = None  # the last message is the beginning of the answer
     # Not served yet; see NOTHING.
     audio: Raw = NULL
     function_call: Raw = NULL
     functions: Raw = NULL
     modalities: Raw = NULL
     moderation: Raw = NULL
-    parallel_tool_calls: Raw = NULL
     prediction: Raw = NULL
     prompt_cache_retention: Raw = NULL
-    reasoning_effort: Raw = NULL
-    response_format: Raw = NULL
-    tool_choice: Raw = NULL
-    tools: Raw = NULL
-    top_logprobs: Raw = NULL
     verbosity: Raw = NULL
     web_search_options: Raw = NULL
 
 
 class CompletionRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
     # Not served yet; see NOTHING.
     best_of: Raw = NULL
     echo: Raw = NULL
@@ -136,20 +222,13 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": (),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "prompt_cache_retention": ("in-memory", "in_memory"),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": (),
-    "top_logprobs": (0,),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
 }

@@ -238,7 +238,7 @@ class Generation:
             raise self._error
         text = "".join(piece if isinstance(piece, str) else piece[0] for piece in self._pieces)
         mores = [piece[1] for piece in self._pieces if not isinstance(piece, str)]
-        self._pieces = [(text, _merged(mores))] if mores else [text]
+        self._pieces = [(text, merged(mores))] if mores else [text]
         return self._take()
 
     async def __aenter__(self) -> Generation:
@@ -271,7 +271,8 @@ def _joined(pieces: list[str | tuple[str, wire.More]]) -> list[str | tuple[str, 
     return found
 
 
-def _merged(mores: list[wire.More]) -> wire.More:
+def merged(mores: list[wire.More]) -> wire.More:
+    """One after the other, as one."""
     warnings = [more.warning for more in mores if more.warning is not None]
     return wire.More(
         "".join(more.reasoning for more in mores),

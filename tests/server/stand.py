@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 from appliance import wire
+from appliance.access.desk import Access
 from appliance.errors import ApiError
-from appliance.supervisor.generation import Delta
+from appliance.supervisor.generation import Delta, merged
 from appliance.supervisor.record import NOBODY, Caller
 from reconciler.spec import Spec
 
@@ -47,11 +49,12 @@ class Answer:
         return delta
 
     async def collect(self) -> Delta:
-        text, last = "", None
+        text, last, mores = "", None, []
         async for delta in self:
             text, last = text + delta.text, delta
+            mores += [] if delta.more is None else [delta.more]
         assert last is not None
-        return Delta(text, last.tokens, last.finish, last.stop)
+        return Delta(text, last.tokens, last.finish, last.stop, merged(mores) if mores else None)
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -123,6 +126,7 @@ class Board:
 
     def __init__(self, router: Any) -> None:
         self.router = router
+        self.access = Access(Path("/nowhere"), {})
         self.now = spec()
         self.beating: tuple[bool, str] = (True, "")
         self.readiness: tuple[bool, str, str] = (True, "demo", "")
