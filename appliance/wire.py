@@ -268,12 +268,14 @@ class More(msgspec.Struct, array_like=True, frozen=True):
     """What few rows have. Within one row the order is: reasoning, text, calls; another order takes two rows.
 
     warning: what an operator or client should know, such as a tool call that does not parse and came as text.
+    reasoning_tokens: so far, in all, with the marks around it; set wherever `reasoning` is, 0: not known.
     """
 
     reasoning: str = ""
     calls: list[CallPart] = []
     logprobs: list[Logprob] = []
     warning: str | None = None
+    reasoning_tokens: int = 0
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True):

@@ -154,12 +154,15 @@ def usage_of(rows: Sequence[Row], per_prompt: int) -> dict[str, Any]:
     prompts = rows[::per_prompt]
     prompt = sum(row.prompt_tokens for row in prompts)
     completion = sum(row.tokens for row in rows)
-    return {
+    usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(row.cached_tokens for row in prompts)},
     }
+    if thought := sum(row.reasoning_tokens for row in rows):
+        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+    return usage
 
 
 def call_of(call: Call) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Row:
 
     finish: stop or length. stop: the stop string that matched, if one did. called: it called tools.
     tokens: all that were generated, reasoning and calls included. cached_tokens: of the prompt.
+    reasoning_tokens: of those generated; 0 where the engine does not tell.
     """
 
     finish: str
@@ -102,6 +103,7 @@ class Row:
     tokens: int
     prompt_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Call:
 class Answer(Row):
     """One row with all that it said."""
 
-    text: str
+    text: str = ""
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     logprobs: list[wire.Logprob] = field(default_factory=list)
@@ -241,7 +243,7 @@ async def _collect(source: Source) -> Answer:
     more = last.more or wire.More()
     calls = _calls(more.calls)
     return Answer(
-        **vars(_row(source, last, bool(calls))),
+        **vars(_row(source, last, bool(calls), more.reasoning_tokens)),
         text=last.text,
         reasoning=more.reasoning,
         calls=calls,
@@ -252,25 +254,27 @@ async def _collect(source: Source) -> Answer:
 
 async def _pump(source: Source, out: Out, form: Format, index: int) -> tuple[Row, bytes]:
     """Write a row's deltas as they come. Gives the row and its last events, still to be sent."""
-    called = False
+    called, thought = False, 0
     async for delta in source:
-        if delta.more is not None and delta.more.calls:
-            called = True
+        if delta.more is not None:
+            called = called or bool(delta.more.calls)
+            thought = max(thought, delta.more.reasoning_tokens)
         data = form.delta(index, delta)
         if delta.finish is not None:
-            row = _row(source, delta, called)
+            row = _row(source, delta, called, thought)
             return row, data + form.closing(index, row)
         if data and out.write(data):
             await out.drain()
     raise ApiError("engine_failed", "the engine ended this request without a word; try again", retry_after=1)
 
 
-def _row(source: Source, last: Delta, called: bool) -> Row:
+def _row(source: Source, last: Delta, called: bool, thought: int) -> Row:
     """A row from its last delta. Raises ApiError where it did not end by itself."""
     if last.finish not in ("stop", "length"):
         text = f"this request was ended early ({last.finish}); try again"
         raise ApiError("engine_failed", text, retry_after=1)
-    return Row(last.finish, last.stop, called, last.tokens, source.prompt_tokens, source.cached_tokens)
+    prompt, cached = source.prompt_tokens, source.cached_tokens
+    return Row(last.finish, last.stop, called, last.tokens, prompt, cached, thought)
 
 
 def _calls(parts: Sequence[wire.CallPart]) -> list[Call]:

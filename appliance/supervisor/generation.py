@@ -279,4 +279,5 @@ def merged(mores: list[wire.More]) -> wire.More:
         [call for more in mores for call in more.calls],
         [one for more in mores for one in more.logprobs],
         "; ".join(dict.fromkeys(warnings)) or None,
+        max((more.reasoning_tokens for more in mores), default=0),
     )
