@@ -21,6 +21,7 @@ up: $(READY) ## install what is needed, then serve what lmx.yaml says (FILE=othe
 
 # Workers that are done take tests from those that are not. Eight at most: each runs appliances and engines of its own.
 test: lint ## lint, types, import contract, then every test (ARGS="-k swap" for some, WORKERS=0 for one after another)
+	@$(apt_test)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, mypy and the import contract
@@ -97,6 +98,14 @@ if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
 		echo "Could not install $$missing; going on without (models run slower on the CPU)." >&2; \
 elif [ -n "$$missing" ]; then \
 	echo "Hint: as root, apt-get install $$missing (models run about ten times faster on the CPU with OpenBLAS)." >&2; \
+fi
+endef
+
+# A second reader for the property lists that launchd gets; without it that test is skipped, and says so.
+define apt_test
+if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v plistutil > /dev/null; then \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libplist-utils > /dev/null; } || \
+		echo "Could not install libplist-utils; going on without." >&2; \
 fi
 endef
 

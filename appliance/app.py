@@ -29,6 +29,7 @@ from appliance.feed import Feed
 from appliance.fetching import Fetching
 from appliance.host import Host, platform
 from appliance.lock import Locked, StateLock
+from appliance.log_file import LogFile
 from appliance.logs import Logs, Style
 from appliance.measuring import Sampler
 from appliance.metrics import Metrics
@@ -68,22 +69,30 @@ def run(
     engine: Sequence[str] = ENGINE,
     log: Style | None = None,
     record: Path | None = None,
+    log_file: Path | None = None,
 ) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
     host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
-    process; tests give one with faults. log: the form of the lines on stderr. record: where to write what the
-    loop reads.
+    process; tests give one with faults. log: the form of the lines on stderr. log_file: where they go instead.
+    record: where to write what the loop reads.
 
     The first signal drains; a second one ends what still runs at once.
     """
-    logs = Logs(log)
+    try:
+        own = LogFile(log_file) if log_file is not None else None
+    except OSError as error:
+        sys.stderr.write(f"lmx: the log {log_file} cannot be written: {error.strerror}\n")
+        return 1
+    logs = Logs(log, write=own.write if own is not None else None)
     descriptors.raise_limit()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine, record))
     finally:
         logs.close()
+        if own is not None:
+            own.close()
 
 
 class _SpecFile:

@@ -7,7 +7,8 @@ cached_tokens, cached_from, left_out, tokens, ttft_ms, duration_ms, code. Never 
 answer, a key, or the value of a header other than the request id.
 
 Lines are written by a thread of their own: a reader of stderr that stands still must not hold up the event
-loop. What it cannot take is dropped, and how many that were is said when it takes lines again.
+loop. What it cannot take is dropped, and how many that were is said when it takes lines again. A log of our
+own (`lmx up --log-file`) is `log_file`'s.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -86,11 +87,15 @@ class _Handler(logging.Handler):
 class Logs:
     """Logging as `lmx up` wants it, from here to `close`."""
 
-    def __init__(self, style: Style | None = None, file: int = 2) -> None:
-        """file: where to, an open file descriptor. style None: JSON, unless that is a terminal."""
-        style = style or ("text" if os.isatty(file) else "json")
+    def __init__(
+        self, style: Style | None = None, file: int = 2, write: Callable[[bytes], object] | None = None
+    ) -> None:
+        """file: where to, an open file descriptor. write: instead of it; takes whole lines, may raise OSError.
+        style None: JSON, unless that is a terminal."""
+        style = style or ("text" if write is None and os.isatty(file) else "json")
         formatter = JsonFormatter() if style == "json" else logging.Formatter(TEXT)
         self._file, self._formatter = file, formatter
+        self._write_own = write
         self._handler = _Handler(formatter, queue.SimpleQueue())
         self._lost = 0
         self._closing = threading.Event()
@@ -138,6 +143,9 @@ class Logs:
                 self._lost += len(some) + noted
 
     def _whole(self, data: bytes) -> None:
+        if self._write_own is not None:
+            self._write_own(data)
+            return
         # Not through sys.stderr: its lock, held by a thread that hangs, would end the interpreter badly.
         while data:
             data = data[os.write(self._file, data) :]
