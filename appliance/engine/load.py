@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
 from appliance.engine import caches, wiring
@@ -20,10 +19,11 @@ from appliance.engine.groups import UNMEASURED, Cost
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
 from appliance.engine.quantized import CannotQuantize
+from appliance.engine.reading import is_memory as is_memory
+from appliance.engine.reading import make_real, out_of_memory
 from appliance.engine.weights import BadModel
 from appliance.wire import Load
 
-PIECE = 64 * 2**20  # bytes of weights made real at a time: the grain of progress
 CACHE_LIMIT = 2**30  # bytes of freed buffers MLX may keep until it is configured; see Configure.buffer_cache
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -135,15 +135,6 @@ def no_kv_bits(kv_bits: int, why: str) -> BadModel:
     )
 
 
-def is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text
-
-
-def out_of_memory(error: BaseException) -> BadModel:
-    return BadModel("out_of_memory", f"not enough memory for the weights: {error}", permanent=False)
-
-
 def adapt(net: Any, adapter: Path) -> Any:
     """Put a LoRA adapter in mlx-lm's format over the model."""
     try:
@@ -154,29 +145,6 @@ def adapt(net: Any, adapter: Path) -> Any:
         ) from error
     adapted.eval()
     return adapted
-
-
-def make_real(net: Any, progress: Callable[[int, int], None]) -> int:
-    """Read the lazy parameters piece by piece; their size in bytes."""
-    parameters = [array for _, array in tree_flatten(net.parameters())]
-    total: int = sum(array.nbytes for array in parameters)
-    progress(0, total)
-    done, piece, size = 0, [], 0
-    try:
-        for array in parameters:
-            piece.append(array)
-            size += array.nbytes
-            if size >= PIECE:
-                mx.eval(piece)
-                done, piece, size = done + size, [], 0
-                progress(done, total)
-        mx.eval(piece)
-    except (RuntimeError, MemoryError) as error:
-        if is_memory(error):
-            raise out_of_memory(error) from error
-        raise BadModel("corrupt_weights", f"the weights cannot be read: {error}") from error
-    progress(total, total)
-    return total
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
