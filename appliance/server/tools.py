@@ -79,11 +79,24 @@ def choose(offered: list[dict[str, Any]], raw: Raw, parallel: bool) -> Tools:
         if choice == "required":
             raise invalid("tool_choice", "asks for a call, and there are no tools")
         return Tools()
-    known = {tool["function"]["name"] for tool in offered}
-    for name in names or ():
-        if name not in known:
-            raise invalid("tool_choice", f"there is no tool {shown(name)} among the request's tools")
+    named(offered, names or (), "tool_choice")
     return Tools(offered, choice, names, parallel)
+
+
+def named(offered: Sequence[dict[str, Any]], names: Sequence[str], where: str) -> None:
+    """Raises ApiError for a name that no tool has."""
+    known = {tool["function"]["name"] for tool in offered}
+    for name in names:
+        if name not in known:
+            raise invalid(where, f"there is no tool {shown(name)} among the request's tools")
+
+
+def parameters(raw: Raw, where: str) -> dict[str, Any] | None:
+    """A function's schema, decoded; None where it takes nothing. Raises ApiError."""
+    taken: dict[str, Any] | None = parse(raw, _OBJECT, where)
+    if taken is not None and taken.get("type", "object") != "object":
+        raise invalid(where, f"must be a schema of the type object, found {shown(taken['type'])}")
+    return taken
 
 
 def _tools(raw: Raw) -> list[dict[str, Any]]:
@@ -98,10 +111,7 @@ def _tools(raw: Raw) -> list[dict[str, Any]]:
             raise not_supported(f"tools[{i}].type", text)
     for i, tool in enumerate(parse(raw, _TOOLS, "tools") or ()):
         it, where = tool.function, f"tools[{i}].function"
-        taken = parse(it.parameters, _OBJECT, f"{where}.parameters")
-        if taken is not None and taken.get("type", "object") != "object":
-            text = f"must be a schema of the type object, found {shown(taken['type'])}"
-            raise invalid(f"{where}.parameters", text)
+        taken = parameters(it.parameters, f"{where}.parameters")
         found.append(function(it.name, taken, where, description=it.description, strict=it.strict))
     check(found, "tools")
     return found
