@@ -22,6 +22,7 @@ from pathlib import Path
 import uvloop
 
 from appliance import descriptors, identity, state
+from appliance.access.desk import Access
 from appliance.breakers import Breaker, Breakers, told
 from appliance.control import ApplianceControl
 from appliance.effects import RealEffects
@@ -33,6 +34,7 @@ from appliance.log_file import LogFile
 from appliance.logs import Logs, Style
 from appliance.measuring import Sampler
 from appliance.metrics import Metrics
+from appliance.pulling import Pulls
 from appliance.recording import Recorder, RecordingError
 from appliance.remembered import Remembered
 from appliance.request_log import RequestLog
@@ -174,6 +176,7 @@ class _Appliance:
         self._requests, self._tally = RequestLog(), Tally()
         self._router.books.on_end += [self._requests.ended, self._tally.ended]
         self._router.books.on_refused += [self._requests.refused, self._tally.refused]
+        self._access = Access(file.path.parent, told=self._on_keys)
         self._control = ApplianceControl(
             self._router,
             self._feed,
@@ -184,6 +187,8 @@ class _Appliance:
             breakers=self._breakers,
             sessions=Sessions(self._engines, lambda: self._effects.cache_path),
             identities=identity.load(folder),
+            access=self._access,
+            pulls=Pulls(self._fetching, file.path.parent),
         )
         self._router.books.priority_of = self._control.priority_of
         app = build(self._control)
@@ -200,6 +205,7 @@ class _Appliance:
             services,
             file.path.parent,
             self._poke,
+            self._access,
         )
         self._loop = Loop(
             self._effects,
@@ -291,7 +297,12 @@ class _Appliance:
             more = self._memory.prune(time.time() - self._loop.spec.state.events)
             await asyncio.sleep(PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
 
+    def _on_keys(self, message: str) -> None:
+        self._loop.emit(EventType.KEYS, message, {})
+        self._poke()
+
     def _each_second(self) -> None:
+        self._access.look(self._loop.spec.server.api_keys, self._loop.spec.models)
         for kind, count in self._memory.sum_up().items():
             data = {"type": kind.value, "count": count}
             self._loop.emit(kind, f"{count} more {kind.value} events within a second: not kept", data)

@@ -9,12 +9,14 @@ from typing import Any
 
 from appliance import status as documents
 from appliance import templates
+from appliance.access.desk import Access
 from appliance.breakers import Breakers
 from appliance.errors import ApiError
 from appliance.feed import Feed
 from appliance.hub.inventory import inventory
 from appliance.identity import Identities
 from appliance.metrics import Metrics
+from appliance.pulling import Pulls
 from appliance.remembered import Remembered
 from appliance.sessions import Sessions
 from appliance.supervisor.router import Router
@@ -47,11 +49,13 @@ class ApplianceControl:
         breakers: Breakers,
         sessions: Sessions,
         identities: Identities,
+        access: Access,
+        pulls: Pulls,
     ) -> None:
-        self.router = router
+        self.router, self.access = router, access
         self._retry, self._metrics, self._breakers = retry, metrics, breakers
         self._feed, self._memory, self._source = feed, memory, source
-        self._sessions, self.identity = sessions, identities.of
+        self._sessions, self.identity, self._pulls = sessions, identities.of, pulls
         self._loop: Loop
         self._started = time.time()
         self._changed = asyncio.Event()
@@ -201,6 +205,10 @@ class ApplianceControl:
             "load_time_ms": round((time.monotonic() - began) * 1000),
             "vram_gb": _gb(self._bytes(key)),
         }
+
+    def pull(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        key = self._key(name)
+        return self._pulls.pull(key, self._loop.spec.models[key])
 
     async def unload(self, name: str | None) -> dict[str, Any]:
         spec = self._loop.spec

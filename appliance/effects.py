@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from appliance import templates, wire
+from appliance.access.desk import Access
 from appliance.cache_folder import CacheFolder
 from appliance.fetching import Fetching
 from appliance.hub import files
@@ -57,10 +58,11 @@ class RealEffects:
         services: Services,
         base: Path,
         on_change: Callable[[], None],
+        access: Access,
     ) -> None:
         self._engines, self._router, self._listeners = engines, router, listeners
         self._downloads, self._sampler, self._services = downloads, sampler, services
-        self._base, self._on_change = base, on_change
+        self._base, self._on_change, self._access = base, on_change, access
         self._loop = asyncio.get_running_loop()
         self._own_digests: dict[str, str] = {}
         self._cache: CacheFolder | None = None  # of the first spec there was
@@ -96,10 +98,13 @@ class RealEffects:
             last_used=self._router.last_used,
             service=self._services.look(spec, engines, self._router),
             cache_problem=self._cache.problem(spec),
+            keys_problem=self._access.look(spec.server.api_keys, spec.models),
         )
 
     def _files(self, digest: str, model: Model) -> ModelFiles:
-        found = files.find(model.source, model.revision, model.adapter, self._base)
+        found = files.find(
+            model.source, model.revision, model.adapter, self._base, code=model.trust_remote_code
+        )
         return self._downloads.overlay(digest, found)
 
     def _listening(self) -> tuple[ListenerObs, ...]:
@@ -129,7 +134,9 @@ class RealEffects:
                 self._own_digests.pop(engine, None)
             case Download(digest=digest):
                 assert model is not None
-                wanted = files.wanted(model.source, model.revision, model.adapter, self._base)
+                wanted = files.wanted(
+                    model.source, model.revision, model.adapter, self._base, code=model.trust_remote_code
+                )
                 self._downloads.start(digest, wanted)
             case CancelDownload(digest=digest):
                 self._downloads.cancel(digest)

@@ -28,6 +28,10 @@ CODES: dict[str, tuple[int, str]] = {
     "model_swapping": (503, "server_error"),
     "overloaded": (503, "server_error"),
     "engine_failed": (503, "server_error"),
+    "gated": (403, "permission_error"),
+    "offline": (503, "server_error"),
+    "checksum_mismatch": (503, "server_error"),
+    "download_failed": (503, "server_error"),
     "insufficient_memory": (507, "server_error"),
     "insufficient_storage": (507, "server_error"),
 }
@@ -37,7 +41,7 @@ class ApiError(Exception):
     """An answer that is not a success.
 
     code: a key of `CODES`. retry_after: seconds, rounded up into the header. details: extra members
-    of the error object, such as token counts.
+    of the error object, such as token counts. headers: further ones of the answer.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.details = details or {}
+        self.headers: dict[str, str] = {}
         self.recorded = False  # the router has made a record of the request that it ended
 
     def body(self) -> dict[str, Any]:

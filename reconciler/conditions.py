@@ -84,6 +84,7 @@ def _all(facts: Facts) -> dict[str, Verdict]:
         "MemoryPressure": _memory(facts),
         "ThermalPressure": _thermal(facts),
         "CacheReady": cache_ready(facts.spec, facts.seen, facts.strain),
+        "KeysReady": _keys(facts),
         "Suspended": ("True", "SpecSays", "suspend is true: edits are read, nothing is changed")
         if facts.suspended
         else ("False", "NotSuspended", ""),
@@ -140,6 +141,8 @@ def _synced(facts: Facts) -> Verdict:
     for listener in facts.seen.listeners:
         if listener.state == "failed":
             return "False", "ListenFailed", f"{listener.host}:{listener.port}: {listener.message}"
+    if facts.seen.keys_problem is not None:
+        return "False", "KeysUnreadable", facts.seen.keys_problem
     if facts.restart_needed is not None:
         return "False", "RestartRequired", facts.restart_needed
     if facts.suspended:
@@ -172,6 +175,14 @@ def _unfinished(facts: Facts, *, on_demand: bool = True) -> str | None:
         if choice.engine is None and choice.form is not None:
             return f"{choice.name} is not loaded yet"
     return None
+
+
+def _keys(facts: Facts) -> Verdict:
+    if facts.seen.keys_problem is not None:
+        return "False", "KeysUnreadable", facts.seen.keys_problem
+    if facts.spec.server.api_keys is None:
+        return "True", "Open", "server.api_keys is null: anybody who reaches this machine may call"
+    return "True", "KeysRead", ""
 
 
 def _reconciling(facts: Facts) -> Verdict:

@@ -9,6 +9,11 @@ from reconciler.kinds import Text
 
 LADDER = ("drop_caches", "page_idle", "throttle", "lower_concurrency", "lower_context", "shed", "unload")
 HEAT = ("nominal", "moderate", "heavy", "trapping", "sleeping")  # macOS's own words, coolest first
+# mlx-lm's parsers of tool calls, and llama3 for bare JSON: as `appliance.engine.answer.formats` has them.
+TOOL_PARSERS = (
+    *("function_gemma", "gemma4", "glm47", "json_tools", "kimi_k2", "kimi_k3", "laguna", "llama3", "longcat"),
+    *("minicpm5", "minimax_m2", "mistral", "muse_spark", "pythonic", "qwen3_coder"),
+)
 RESERVED = "default"  # requests use it for whatever is active
 
 _KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -19,6 +24,7 @@ _BUILTIN = r"^builtin:[A-Za-z0-9][A-Za-z0-9._-]*$"
 _HUB = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 _GGUF_IN_HUB = r"^[^/]+/[^/]+/.+\.gguf$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_ORIGIN = r"^[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?$"
 _TOOL = r"^[A-Za-z0-9_-]{1,64}$"
 _CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 _LABEL = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?<!-)$")
@@ -78,6 +84,16 @@ def _web(text: str) -> str | None:
     return None if re.fullmatch(r"https?://[^\s/]\S*", text) else "it starts with http:// or https://"
 
 
+def _origin(text: str) -> str | None:
+    if text in ("*", "null"):
+        return "name each origin: with this one any page on the web could call"
+    if re.fullmatch(_ORIGIN, text):
+        return None
+    if re.fullmatch(_ORIGIN, text.lower().rstrip("/")):
+        return f"browsers send it as {text.lower().rstrip('/')}"
+    return "write scheme://host, with :port where there is one, and nothing behind it"
+
+
 def holds_password(url: str) -> bool:
     """Whether an address carries a name or password, where everybody can read it."""
     return re.match(r"https?://[^\s/?#]*@", url) is not None
@@ -111,6 +127,7 @@ REVISION = Text("a commit", "1f2e3d4", _revision, pattern=_REVISION, most=128)
 HOST = Text("an address", "127.0.0.1", _host, most=253)
 URL = Text("an address", "https://git.example/fleet.git", _url)
 VARIABLE = Text("the name of an environment variable", "WEATHER_KEY", _variable, pattern=_VARIABLE, most=128)
+ORIGIN = Text("an origin", "https://chat.example", _origin, pattern=_ORIGIN, most=512)
 TOOL = Text("a tool's name", "read_file", _tool, pattern=_TOOL, most=64)
 CALLABLE = Text("module:function", "tools:get_weather", _callable, pattern=_CALLABLE)
 WEB = Text("an address", "http://127.0.0.1:8000/mcp", _web)

@@ -71,6 +71,8 @@ class Limits:
     wired_bytes: int = 0  # macOS: wired into physical memory; 0: none
     cache_memory_bytes: int = 0  # prompt cache in memory, within memory_bytes; 0 drops what is there
     cache_disk_bytes: int = 0  # prompt cache on disk, over all models; 0: the disk is not used
+    thinking_budget: int | None = None  # most tokens of thinking, where a request says nothing
+    tool_parser: str = "auto"  # how tool calls are read; auto: as the chat template tells
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class EngineInfo:
     batch_why: str | None
     backend: str
     working_set_bytes: int = 0  # Metal's recommended working set; 0 where there is no Metal
+    thinks: bool = False  # its template can open a part for thinking
+    tool_parser: str | None = None  # the one that auto stands for; None: it cannot call tools
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,13 @@ class EngineObs:
     start_s: float | None = None  # from spawn to ready
     cache: CacheObs = CacheObs()
     warmup: WarmupObs = WarmupObs()
+    tool_failures: int = 0  # tool calls since its start that did not parse, and came as text
+
+    @property
+    def parser(self) -> str | None:
+        """How its tool calls are read; None: not at all."""
+        chosen = "auto" if self.limits is None else self.limits.tool_parser
+        return chosen if chosen != "auto" or self.info is None else self.info.tool_parser
 
     @property
     def firm_bytes(self) -> int:
@@ -165,6 +176,7 @@ class ModelFiles:
     only other files or another spec help; a download that ended with permanent is not tried again, one
     without is, after a back-off.
     config: the parsed config.json. headers: total bytes of tensors as the safetensors headers say.
+    asked: somebody beside the loop has it downloaded: not the loop's to cancel, nor to rely on.
     """
 
     state: Literal["absent", "downloading", "present", "broken"]
@@ -177,6 +189,7 @@ class ModelFiles:
     config: Mapping[str, Any] = field(default_factory=empty)
     progress: tuple[int, int] = (0, 0)
     fingerprint: str = ""  # changes when the files change; lets a permanent failure be retried then
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,3 +285,4 @@ class Observed:
     last_used: Mapping[str, float] = field(default_factory=empty)  # engine id -> when its last request ended
     service: Mapping[str, Service] = field(default_factory=empty)  # model -> how it has served
     cache_problem: str | None = None  # why the folder of the disk cache cannot be used
+    keys_problem: str | None = None  # why the API keys of the spec cannot be read

@@ -135,10 +135,10 @@ class Model(Part):
     sampling: Sampling = section(Sampling, "Defaults for requests that do not say")
     template: Template = section(Template, "How chats become prompts")
     thinking_budget: Annotated[int | None, maybe(Whole(0, TOKENS, "2048"))] = leaf(
-        None, "Most tokens of thinking"
+        None, "Most tokens of thinking, where a request does not say; null: no limit"
     )
-    tool_parser: Annotated[str, Text("auto or a parser's name", "auto")] = leaf(
-        "auto", "How tool calls are read"
+    tool_parser: Annotated[str, Choice("auto", *names.TOOL_PARSERS)] = leaf(
+        "auto", "How the model writes tool calls; auto: as its chat template tells"
     )
     trust_remote_code: Annotated[bool, _flag] = leaf(
         False, "Run Python code that ships with the model", "reload"
@@ -269,7 +269,9 @@ class ApiKeys(Part):
     env: Annotated[str | None, maybe(Text("the name of an environment variable", "LMX_KEYS"))] = leaf(
         None, "Environment variable that holds the keys"
     )
-    file: Annotated[str | None, maybe(_path)] = leaf(None, "File that holds the keys")
+    file: Annotated[str | None, maybe(_path)] = leaf(
+        None, "File that holds the keys, mode 0600; it is read again when it changes"
+    )
 
 
 class Server(Part):
@@ -278,8 +280,8 @@ class Server(Part):
     allowed_hosts: Annotated[Literal["auto"] | tuple[str, ...], auto_or(Listed(names.HOST))] = leaf(
         "auto", "Names in the Host header this machine answers to"
     )
-    cors: Annotated[tuple[str, ...], Listed(Text("an origin", "https://chat.example"))] = leaf(
-        (), "Browser origins that may call"
+    cors: Annotated[tuple[str, ...], Listed(names.ORIGIN)] = leaf(
+        (), "Origins of web pages that may call, as browsers send them"
     )
     api_keys: ApiKeys | None = leaf(None, "Where API keys come from; null: open, any key is accepted")
     admin: Annotated[Literal["loopback", "key", "off"], Choice("loopback", "key", "off")] = leaf(

@@ -18,7 +18,7 @@ EVERY = 1.0  # seconds between two looks with -w
 
 # The state each condition is in when nothing needs a person's attention. Others are shown whenever not False.
 GOOD_WHEN_TRUE = frozenset(
-    {"Ready", "Synced", "ConfigAccepted", "SourceReady", "CacheReady", "SourceVerified"}
+    {"Ready", "Synced", "ConfigAccepted", "SourceReady", "CacheReady", "KeysReady", "SourceVerified"}
 )
 SUMMARY_STYLE = {
     "Ready": ("●", "bold green"),

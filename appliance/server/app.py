@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sanic import Sanic
 from sanic.config import Config
@@ -18,9 +18,13 @@ from sanic.response import BaseHTTPResponse, HTTPResponse
 from appliance.server import admin, chat, completions, health, metrics, models, unbuilt
 from appliance.server.caller import caller_of
 from appliance.server.control import Control
-from appliance.server.guards import Guards
+from appliance.server.guards import Guards, mark
 from appliance.server.listeners import Listeners
+from appliance.server.messages import routes as messages
 from appliance.server.replies import error_reply, request_id
+
+if TYPE_CHECKING:
+    from appliance.access.limits import Charge
 
 __all__ = ["Listeners", "build"]
 
@@ -67,12 +71,21 @@ def build(control: Control) -> Sanic[Any, Any]:
 
     app.ctx.note = note  # for error_reply: refusals that the router has not seen
     app.register_middleware(on_request, "request")
-    app.register_middleware(_on_response, "response")
+
+    async def on_response(request: Request, response: BaseHTTPResponse) -> None:
+        response.headers["x-request-id"] = request_id(request)
+        mark(request, control.spec().server, response.headers)
+        charge: Charge | None = getattr(request.ctx, "charge", None)
+        if charge is not None:
+            response.headers.update(charge.allowance.headers())
+
+    app.register_middleware(on_response, "response")
     app.error_handler.add(Exception, error_reply)
     for family in (
         health.blueprint(control),
         chat.blueprint(control),
         completions.blueprint(control),
+        messages.blueprint(control),
         models.blueprint(control),
         admin.blueprint(control, guards, listeners),
         metrics.blueprint(control),
@@ -80,12 +93,3 @@ def build(control: Control) -> Sanic[Any, Any]:
     ):
         app.blueprint(family)
     return app
-
-
-async def _on_response(request: Request, response: BaseHTTPResponse) -> None:
-    response.headers["x-request-id"] = request_id(request)
-    response.headers["x-content-type-options"] = "nosniff"
-    origin = getattr(request.ctx, "origin", None)
-    if origin is not None:
-        response.headers["access-control-allow-origin"] = origin
-        response.headers["vary"] = "origin"

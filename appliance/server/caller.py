@@ -9,10 +9,13 @@ from appliance.errors import ApiError
 from appliance.server import schema
 from appliance.server.control import Control
 from appliance.server.replies import request_id
-from appliance.supervisor.record import Caller
+from appliance.supervisor.record import Caller, Charge
 
 SESSION = "x-lmx-session"
 LONGEST = 256  # characters of a session's name
+WS = "/v1/ws"
+PROTOCOL = "lmx"
+KEY_PROTOCOL = "lmx-key."
 
 
 def caller_of(request: Request, body: schema.Generate | None = None) -> Caller:
@@ -20,12 +23,13 @@ def caller_of(request: Request, body: schema.Generate | None = None) -> Caller:
     session = request.headers.getone(SESSION, None)
     if not session and body is not None:
         session = body.prompt_cache_key or body.user
-    return Caller(session or None, request_id(request), request.path)
+    charge: Charge | None = getattr(request.ctx, "charge", None)
+    return Caller(session or None, request_id(request), request.path, charge=charge)
 
 
 def signed(request: Request, body: schema.Generate, control: Control, *, left_out: bool = False) -> Caller:
     """With all that the prompt cache asks for. Raises ApiError for a name that cannot be one."""
-    key = control.identity(_key(request))
+    key = control.identity(shown(request))
     return msgspec.structs.replace(
         caller_of(request, body),
         key=key,
@@ -54,10 +58,21 @@ def _conversation(request: Request, body: schema.Generate) -> str | None:
     return name
 
 
-def _key(request: Request) -> str | None:
-    """The API key that was shown, as OpenAI's clients do it or as Anthropic's do."""
+def shown(request: Request) -> str | None:
+    """The API key, as OpenAI's clients show it, as Anthropic's do, or, with a WebSocket, as a page can."""
     scheme, _, token = request.headers.getone("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     own: str | None = request.headers.getone("x-api-key", None)
+    if own is None and request.path == WS:
+        return offered_key(request)
     return own
+
+
+def offered_key(request: Request) -> str | None:
+    """From `new WebSocket(url, ["lmx", "lmx-key.KEY"])`: a page cannot set headers there."""
+    for value in request.headers.getall("sec-websocket-protocol", []):
+        for protocol in value.split(","):
+            if protocol.strip().startswith(KEY_PROTOCOL):
+                return str(protocol).strip().removeprefix(KEY_PROTOCOL)
+    return None

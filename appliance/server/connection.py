@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from sanic.http import Http
 from sanic.request import Request
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+if TYPE_CHECKING:
+    from appliance.access.limits import Charge
+
+UNREAD = 64 * 1024  # bytes of a body that no handler asked for
+
 
 class Connection(HttpProtocol):
-    """One client's connection. It tells the listeners that it has come: there is a limit to their number."""
+    """One client's connection. It tells the listeners that it has come: there is a limit to their number.
 
-    __slots__ = ()
+    tunnel: who gets what comes from now on, once the connection speaks another protocol than HTTP.
+    """
+
+    __slots__ = ("tunnel",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.tunnel: Tunnel | None = None
         super().connection_made(transport)  # type: ignore[no-untyped-call]
+        self.request_handler = self._handle
         self.app.ctx.listeners.arrived(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.tunnel is None:
+            super().data_received(data)
+        else:
+            self.tunnel.received(data)
+
+    def close_if_idle(self) -> bool:
+        if self.tunnel is None:
+            return bool(super().close_if_idle())
+        self.tunnel.wind_down()
+        return False
+
+    async def _handle(self, request: Request) -> None:
+        """One request, to the end of its answer."""
+        # Handlers that read bodies set a limit of their own. Where none does, Sanic would read it all
+        # before anybody has looked at who calls.
+        http = http_of(request)
+        http.request_max_size = UNREAD
+        try:
+            await self.app.handle_request(request)
+        finally:
+            # What is left is read and thrown away, so that the client gets to see the answer.
+            http.request_max_size = max(http.request_max_size, self.request_max_size)
+            charge: Charge | None = getattr(request.ctx, "charge", None)
+            if charge is not None:
+                charge.close()
+
+
+class Tunnel(Protocol):
+    def received(self, data: bytes) -> None: ...
+
+    def wind_down(self) -> None:
+        """The listener closes: take nothing new, and go when what runs has ended."""
 
 
 def http_of(request: Request) -> Http:

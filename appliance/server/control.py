@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from appliance.access.desk import Access
     from appliance.supervisor.router import Router
     from reconciler.spec import Spec
 
 
 class Control(Protocol):
     router: Router
+    access: Access
 
     def spec(self) -> Spec:
         """The accepted spec; defaults where no file was ever valid."""
@@ -47,6 +49,10 @@ class Control(Protocol):
 
     async def load(self, name: str) -> dict[str, Any]:
         """Load as an override and return when the model is ready. Raises ApiError."""
+
+    def pull(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        """Download a model that the spec names: `model`, `state`, bytes `done` and `total`, `rate` in bytes
+        a second, `eta` in seconds, `file` and `message`, at each change. Raises ApiError, also on the way."""
 
     async def unload(self, name: str | None) -> dict[str, Any]:
         """Unload one model, or the active one. Raises ApiError."""

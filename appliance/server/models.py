@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sanic import Blueprint
@@ -15,6 +15,9 @@ from appliance.server.control import Control
 from appliance.server.health import GET
 from appliance.server.replies import reply
 
+if TYPE_CHECKING:
+    from appliance.access.keyring import Key
+
 
 def blueprint(control: Control) -> Blueprint:
     family = Blueprint("models")
@@ -23,12 +26,17 @@ def blueprint(control: Control) -> Blueprint:
     def entry(model: dict[str, Any]) -> dict[str, Any]:
         return {"object": "model", "created": started, "owned_by": "lmx", **model}
 
-    async def listing(_: Request) -> HTTPResponse:
-        return reply({"object": "list", "data": [entry(model) for model in control.models()]})
+    def known_to(request: Request) -> list[dict[str, Any]]:
+        """Those that the caller's key may use; without keys, all."""
+        key: Key | None = getattr(request.ctx, "key", None)
+        return [model for model in control.models() if key is None or key.may_use(model["id"])]
 
-    async def one(_: Request, name: str) -> HTTPResponse:
+    async def listing(request: Request) -> HTTPResponse:
+        return reply({"object": "list", "data": [entry(model) for model in known_to(request)]})
+
+    async def one(request: Request, name: str) -> HTTPResponse:
         name = unquote(name)
-        known = control.models()
+        known = known_to(request)
         for model in known:
             if name == model["id"] or name in model.get("aliases", ()):
                 return reply(entry(model))

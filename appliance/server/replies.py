@@ -91,7 +91,9 @@ def error_reply(request: Request, error: Exception) -> HTTPResponse:
     answer = as_api_error(request, error)
     if not answer.recorded:
         request.app.ctx.note(request, answer.code)
-    headers = {}
+    headers = dict(answer.headers)
+    if answer.code == "unauthorized":
+        headers["www-authenticate"] = 'Bearer realm="lmx"'
     if answer.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(answer.retry_after)))
     if answer.code == "method_not_allowed" and isinstance(error, SanicException):

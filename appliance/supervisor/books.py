@@ -55,6 +55,8 @@ class Books:
             generation.model, generation.engine_id, outcome, generation.tokens, now - begun, now
         )
         self.sessions.ended(generation.model, generation.caller.session, now)
+        if generation.caller.charge is not None:
+            generation.caller.charge.spend(generation.prompt_tokens + generation.tokens)
         if self.on_end:
             tell(self.on_end, self._record(generation, outcome, begun, now))
 

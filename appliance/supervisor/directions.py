@@ -73,6 +73,8 @@ class Directions:
         route = None if target is None else table.routes.get(target)
         if target is None or route is None:
             raise refusals.unknown(ticket.name or target or "", sorted(table.routes))
+        if ticket.caller.charge is not None and not ticket.caller.charge.may_use(target):
+            raise refusals.not_for(ticket.caller.charge.name, target)
         ticket.target = ticket.model = target
         if route.status == "refuse":
             self._wants.refused(target, ticket.opened)

@@ -8,13 +8,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
+
+from appliance.errors import ApiError
 
 log = logging.getLogger("lmx.router")
 
 T = TypeVar("T")
+
+
+class Charge(Protocol):
+    """What a request costs the API key that was shown; see `appliance.access.limits`."""
+
+    @property
+    def name(self) -> str:
+        """Of the key, never the key."""
+
+    def may_use(self, model: str) -> bool: ...
+
+    def reserve(self, answer: int | None) -> ApiError | None:
+        """A row is about to begin, with so many tokens of answer at most. The refusal, where there is one."""
+
+    def spend(self, tokens: int) -> None:
+        """A row has ended."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -23,7 +41,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     key: a hash of the API key (see `identity`); "": none was shown. scope: whose cached prompts may be used;
     "": everybody's. conversation: the name under which this one is kept. left_out: a line of the prompt that
-    changes each time was left out (see `server.volatile`)."""
+    changes each time was left out (see `server.volatile`). charge: None where no key is needed."""
 
     session: str | None = None
     request_id: str = ""
@@ -33,6 +51,12 @@ class Caller(msgspec.Struct, frozen=True):
     scope: str = ""
     conversation: str | None = None
     left_out: bool = False
+    charge: Charge | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Of the API key, for logs."""
+        return None if self.charge is None else self.charge.name
 
 
 NOBODY = Caller()

@@ -23,6 +23,11 @@ def unknown(name: str, known: list[str]) -> ApiError:
     return ApiError("model_not_found", text, param="model")
 
 
+def not_for(key: str, model: str) -> ApiError:
+    text = f"the key {key} may not use model {model}; GET /v1/models lists those it may use"
+    return ApiError("forbidden", text, param="model")
+
+
 def refusing(route: Route) -> ApiError:
     text = route.message or f"model {route.model} does not take requests now"
     return ApiError(route.code, text, retry_after=route.retry_after)

@@ -153,7 +153,13 @@ class Router:
             beside=beside,
         )
         try:
-            self._place(ticket)
+            over = None
+            if caller.charge is not None:
+                over = caller.charge.reserve(submit.sampling.max_tokens)
+            if over is not None:
+                self._refuse(ticket, over)
+            else:
+                self._place(ticket)
             return await ticket.future
         except ApiError as error:
             error.recorded = True

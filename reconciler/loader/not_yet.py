@@ -37,11 +37,6 @@ NOT_YET: tuple[Row, ...] = (
     Row("models.*.role", "embedding and rerank models"),
     Row("models.*.draft", "draft models"),
     Row("models.*.template.file", "a chat template from a file"),
-    Row("models.*.thinking_budget", "a limit on thinking"),
-    Row("models.*.tool_parser", "choosing the tool parser"),
-    Row("server.cors", "calls from browser pages"),
-    Row("server.api_keys", "API keys"),
-    Row("server.admin", "admin calls by key", lambda value: value == "key"),
     Row("git", "following a Git repository"),
 )
 

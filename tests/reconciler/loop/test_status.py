@@ -8,7 +8,7 @@ from tests.reconciler.loop.rig import Rig, small, spec
 
 ORDER = [
     "Ready", "Synced", "ConfigAccepted", "Reconciling", "Stalled", "Degraded", "MemoryPressure",
-    "ThermalPressure", "CacheReady", "Suspended", "Overridden", "SourceReady", "SourceVerified",
+    "ThermalPressure", "CacheReady", "KeysReady", "Suspended", "Overridden", "SourceReady", "SourceVerified",
 ]  # fmt: skip
 
 
