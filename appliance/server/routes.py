@@ -7,6 +7,7 @@ ROUTES = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
+        "/v1/responses/input_tokens",
         "/v1/embeddings",
         "/v1/messages",
         "/v1/messages/count_tokens",
@@ -31,6 +32,7 @@ ROUTES = frozenset(
         "/admin/sessions",
     }
 )
+NAMED = ("/v1/models", "/v1/responses")  # a name follows
 OTHER = "other"
 
 
@@ -38,4 +40,4 @@ def route_of(path: str) -> str:
     """ "/v1/models/NAME" counts as "/v1/models"; what is none of ours as "other"."""
     if path in ROUTES:
         return path
-    return "/v1/models" if path.startswith("/v1/models/") else OTHER
+    return next((route for route in NAMED if path.startswith(f"{route}/")), OTHER)

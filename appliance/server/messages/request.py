@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from appliance import wire
-from appliance.server import answer_format, fields, functions, tools
+from appliance.server import answer_format, fields, tools
 from appliance.server.fields import invalid, not_supported
 from appliance.server.messages import schema
 from appliance.server.messages.blocks import conversation, needed
@@ -136,8 +136,12 @@ def _continues(body: schema.Prompt, messages: list[dict[str, Any]]) -> bool:
 
 
 def _tools(body: schema.Prompt) -> list[dict[str, Any]]:
-    found = [_tool(raw, f"tools[{i}]") for i, raw in enumerate((body.tools or ())[: functions.MOST + 1])]
-    functions.check(found)
+    given = body.tools or []
+    size = sum(len(memoryview(raw)) for raw in given)
+    if size > tools.MAX_BYTES:
+        raise invalid("tools", f"at most {tools.MAX_BYTES} bytes of tools, found {size}")
+    found = [_tool(raw, f"tools[{i}]") for i, raw in enumerate(given[: tools.MAX_TOOLS + 1])]
+    tools.check(found, "tools")
     return found
 
 
@@ -153,8 +157,9 @@ def _tool(raw: Raw, where: str) -> dict[str, Any]:
         raise not_supported(f"{where}.defer_loading")
     if tool.input_schema is NULL:
         needed(None, f"{where}.input_schema")
-    name, text = tool.name, tool.description
-    return functions.function(name, text, tool.input_schema, tool.strict, where, "input_schema")
+    parameters = tools.parameters(tool.input_schema, f"{where}.input_schema")
+    strict = tool.strict
+    return tools.function(tool.name, parameters, where, description=tool.description, strict=strict)
 
 
 def _choice(choice: schema.ToolChoice | None, offered: list[dict[str, Any]]) -> tools.Tools:
@@ -168,7 +173,8 @@ def _choice(choice: schema.ToolChoice | None, offered: list[dict[str, Any]]) -> 
         return tools.Tools()
     parallel = not choice.disable_parallel_tool_use
     if choice.type == "tool":
-        name = functions.named(offered, needed(choice.name, "tool_choice.name"), "tool_choice.name")
+        name = needed(choice.name, "tool_choice.name")
+        tools.named(offered, [name], "tool_choice.name")
         return tools.Tools(offered, "required", [name], parallel)
     if choice.type == "any":
         return tools.Tools(offered, "required", None, parallel)
