@@ -23,7 +23,6 @@ from functools import partial
 
 from appliance.engine import lines, prompt
 from appliance.engine.allowance import Allowance
-from appliance.engine.decode import Row
 from appliance.engine.fairness import Fair
 from appliance.engine.intake import Intake, Woken
 from appliance.engine.link import Closed
@@ -32,6 +31,7 @@ from appliance.engine.output import Output
 from appliance.engine.pricing import Batch
 from appliance.engine.prompt import Job
 from appliance.engine.reuse import Match, Off, Restored, Reuse
+from appliance.engine.row import Row
 from appliance.engine.running import Running
 from appliance.engine.sampling import Processor, Samplers
 from appliance.wire import Accepted, FromEngine, Refused, Step
@@ -178,6 +178,7 @@ class Admission:
             output=Output(self._model.tokenizer, job.stop),
             sampler=self._samplers.get(job.choice, job.seed),
             processor=None if job.choice.plain else Processor(job.choice, job.prompt),
+            guide=None if job.guiding is None else job.guiding.guide(self._model.tokenizer),
         )
         self._allow(Batch(1, job.total))  # the cache gives way before its part of this row is copied
         restored = self._reuse.restore(match)

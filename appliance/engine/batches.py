@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from appliance.engine.decode import Decoding, Row
+from appliance.engine.decode import Decoding
 from appliance.engine.groups import Group, regroup
 from appliance.engine.load import Model
 from appliance.engine.pricing import Batch
+from appliance.engine.row import Row
 
 
 def priced(rows: Sequence[Row]) -> Batch:

@@ -8,11 +8,14 @@ Nothing is ever cut to make it fit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.engine.choice import Choice, choose, merge
 from appliance.engine.pricing import Price
 from appliance.wire import Configure, Sampling, Submit
+
+if TYPE_CHECKING:
+    from appliance.engine.constraint.plan import Guiding
 
 CHARACTERS_PER_TOKEN = 4  # of ordinary text: longer than this times the ceiling is counted in slices
 SLICE = 64 * 1024  # characters
@@ -45,6 +48,8 @@ class Job:
     caller: str = ""
     scope: str = ""
     session: str | None = None
+    logprobs: int | None = None  # None: none; else how many alternatives to each token
+    guiding: Guiding | None = None  # what its tokens must follow; None: nothing
 
     @property
     def total(self) -> int:
@@ -81,6 +86,7 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
         caller=submit.caller,
         scope=submit.scope,
         session=submit.session,
+        logprobs=submit.logprobs,
     )
 
 

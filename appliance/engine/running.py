@@ -19,12 +19,14 @@ import mlx.core as mx
 from appliance.engine import lines
 from appliance.engine.batches import Batches, priced
 from appliance.engine.beat import Gauge
-from appliance.engine.decode import Decoding, Prefill, Row, stops
+from appliance.engine.decode import Decoding
 from appliance.engine.fairness import Fair
 from appliance.engine.load import Model, is_memory
 from appliance.engine.pacing import MOST, Pace, pick
+from appliance.engine.prefill import Prefill, stops
 from appliance.engine.pricing import Batch
 from appliance.engine.reuse import Restored, Reuse
+from appliance.engine.row import Row
 from appliance.wire import Configure, FromEngine, Step
 from appliance.wire import Row as Line
 

@@ -17,13 +17,15 @@ import mlx.core as mx
 from appliance.engine import costing
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
-from appliance.engine.decode import Decoding, Prefill, Row
+from appliance.engine.decode import Decoding
 from appliance.engine.groups import UNMEASURED
 from appliance.engine.layers import flat
 from appliance.engine.load import Model, explain_run
 from appliance.engine.output import Output
+from appliance.engine.prefill import Prefill
 from appliance.engine.pricing import measure
 from appliance.engine.prompt import Job
+from appliance.engine.row import Row
 from appliance.engine.sampling import Processor, Samplers
 from appliance.engine.wiring import working_set
 from appliance.wire import Loaded

@@ -14,11 +14,13 @@ from appliance.engine import costing, load, warm, weights
 from appliance.engine.batches import Batches, priced
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
-from appliance.engine.decode import Decoding, Prefill, Row
+from appliance.engine.decode import Decoding
 from appliance.engine.groups import Cost
 from appliance.engine.load import Model
 from appliance.engine.output import Output
+from appliance.engine.prefill import Prefill
 from appliance.engine.prompt import Job
+from appliance.engine.row import Row
 from appliance.engine.sampling import greedy
 from tests.engine import models
 from tests.engine.stand import Stand, job

@@ -13,9 +13,11 @@ from appliance import wire
 from appliance.engine import load, weights
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
-from appliance.engine.decode import Decoding, Prefill
+from appliance.engine.decode import Decoding
 from appliance.engine.intake import Stop
 from appliance.engine.output import Output
+from appliance.engine.picking import Picking
+from appliance.engine.prefill import Prefill
 from appliance.engine.prompt import Job
 from appliance.engine.running import GIVE_UP, Exhausted
 from appliance.engine.sampling import Processor, Samplers
@@ -117,7 +119,7 @@ def test_a_step_that_fails_ends_its_rows_and_the_next_request_is_served(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Decoding, "_sample", raising(RuntimeError("the device went away")))
+        patch.setattr(Picking, "_sample", raising(RuntimeError("the device went away")))
         serving.run(job(1), job(2))
     for rid in (1, 2):
         assert serving.finish(rid) == "error"

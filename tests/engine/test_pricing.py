@@ -13,11 +13,13 @@ from appliance import wire
 from appliance.engine import layers, load, warm, weights
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
-from appliance.engine.decode import Decoding, Prefill, Row
+from appliance.engine.decode import Decoding
 from appliance.engine.load import Model
 from appliance.engine.output import Output
+from appliance.engine.prefill import Prefill
 from appliance.engine.pricing import STEP, Batch, Price
 from appliance.engine.prompt import Job
+from appliance.engine.row import Row
 from appliance.engine.sampling import greedy
 from appliance.hub import find
 from reconciler import forecast

@@ -10,9 +10,9 @@ import pytest
 from appliance import wire
 from appliance.engine import load, warm, weights
 from appliance.engine.beat import Gauge
-from appliance.engine.decode import Prefill
 from appliance.engine.intake import Configured
 from appliance.engine.pacing import MOST, PATIENCE
+from appliance.engine.prefill import Prefill
 from tests.engine.stand import Stand, job
 
 LONG = [5 + (7 * n) % 211 for n in range(1600)]
