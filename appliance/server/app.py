@@ -22,6 +22,7 @@ from appliance.server.guards import Guards, mark
 from appliance.server.listeners import Listeners
 from appliance.server.messages import routes as messages
 from appliance.server.replies import error_reply, request_id
+from appliance.server.responses import routes as responses
 
 if TYPE_CHECKING:
     from appliance.access.limits import Charge
@@ -86,6 +87,7 @@ def build(control: Control) -> Sanic[Any, Any]:
         chat.blueprint(control),
         completions.blueprint(control),
         messages.blueprint(control),
+        responses.blueprint(control),
         models.blueprint(control),
         admin.blueprint(control, guards, listeners),
         metrics.blueprint(control),

@@ -8,11 +8,9 @@ from sanic.request import Request
 from appliance.errors import ApiError
 
 ROUTES: dict[str, str] = {
-    "/v1/responses": "POST",
     "/v1/embeddings": "POST",
     "/v1/rerank": "POST",
     "/v1/ws": "GET",
-    "/admin/models/pull": "POST",
 }
 
 
