@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.cli import models, services, sessions
+from appliance.cli import models, monitoring, services, sessions
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.config import config
@@ -76,4 +76,5 @@ for verb in (*_order, *_rest):
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(services.group("launchd"), name="launchd")
+app.add_typer(monitoring.app, name="monitoring")
 app.add_typer(services.group("systemd"), name="systemd")
