@@ -20,6 +20,7 @@ from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.guards import Guards, mark
 from appliance.server.listeners import Listeners
+from appliance.server.messages import errors
 from appliance.server.messages import routes as messages
 from appliance.server.replies import error_reply, request_id
 from appliance.server.responses import routes as responses
@@ -75,6 +76,8 @@ def build(control: Control) -> Sanic[Any, Any]:
 
     async def on_response(request: Request, response: BaseHTTPResponse) -> None:
         response.headers["x-request-id"] = request_id(request)
+        if errors.spoken(request.path, request.headers):
+            response.headers["request-id"] = request_id(request)
         mark(request, control.spec().server, response.headers)
         charge: Charge | None = getattr(request.ctx, "charge", None)
         if charge is not None:

@@ -1,4 +1,5 @@
-"""GET /v1/models and /v1/models/{id}: what the spec names, and nothing else."""
+"""GET /v1/models and /v1/models/{id}: what the spec names, and nothing else; for clients of Anthropic's in
+their shape."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from sanic.response import HTTPResponse
 from appliance.errors import ApiError
 from appliance.server.control import Control
 from appliance.server.health import GET
+from appliance.server.messages import errors, models
 from appliance.server.replies import reply
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def blueprint(control: Control) -> Blueprint:
         return [model for model in control.models() if key is None or key.may_use(model["id"])]
 
     async def listing(request: Request) -> HTTPResponse:
+        if errors.spoken(request.path, request.headers):
+            return reply(models.page(request.args, known_to(request), started))
         return reply({"object": "list", "data": [entry(model) for model in known_to(request)]})
 
     async def one(request: Request, name: str) -> HTTPResponse:
@@ -39,6 +43,8 @@ def blueprint(control: Control) -> Blueprint:
         known = known_to(request)
         for model in known:
             if name == model["id"] or name in model.get("aliases", ()):
+                if errors.spoken(request.path, request.headers):
+                    return reply(models.entry(model, started))
                 return reply(entry(model))
         names = ", ".join(model["id"] for model in known) or "none"
         raise ApiError(

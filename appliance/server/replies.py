@@ -16,6 +16,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.errors import ApiError
+from appliance.server.messages import errors
 
 log = logging.getLogger("lmx.server")
 
@@ -98,4 +99,6 @@ def error_reply(request: Request, error: Exception) -> HTTPResponse:
         headers["retry-after"] = str(max(1, math.ceil(answer.retry_after)))
     if answer.code == "method_not_allowed" and isinstance(error, SanicException):
         headers.update({key: value for key, value in error.headers.items() if key.lower() == "allow"})
+    if errors.spoken(request.path, request.headers):
+        return reply(errors.body(answer, request_id(request)), answer.status, headers)
     return reply(answer.body(), answer.status, headers)

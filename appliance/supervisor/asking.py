@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance import wire
+from appliance.errors import CODES, ApiError
 
+T = TypeVar("T")
 Question = wire.ListSessions | wire.DropSession | wire.Count | wire.Embed | wire.Rank
 Answer = wire.Sessions | wire.Counted | wire.Embedded | wire.Ranked | wire.Unanswered
 
@@ -63,3 +65,21 @@ class Asking:
         future.add_done_callback(lambda _: self._open.pop(question.number, None))
         self._send(wire.encode(question))
         return future
+
+
+async def answered(future: asyncio.Future[T | wire.Unanswered]) -> T:
+    """What an engine says to a question. Raises ApiError where it cannot, or is gone before it does."""
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():
+        text = "the engine ended before it answered; try again"
+        raise ApiError("engine_failed", text, retry_after=1)
+    answer = future.result()
+    if isinstance(answer, wire.Unanswered):
+        code = answer.code if answer.code in CODES else "internal_error"
+        retry = 1.0 if CODES[code][0] == 503 else None
+        raise ApiError(code, answer.message, param=answer.param, retry_after=retry, details=answer.details)
+    return answer

@@ -126,6 +126,11 @@ class Directions:
         takes = engine.finishing if ticket is not None and ticket.target != route.model else engine.open
         return engine if takes else None
 
+    def answering(self, route: Route) -> Engine | None:
+        """The engine of a route, where it is there to answer questions; whether it has a row or not."""
+        engine = self._engines.get(route.engine) if route.status == "ready" else None
+        return engine if engine is not None and engine.open else None
+
     def next(self, line: Sequence[Ticket], route: Route, engine: Engine) -> Ticket | None:
         """Who of a line starts next, now that there is a free row."""
         if not line:

@@ -20,6 +20,8 @@ def no_active(reason: str) -> ApiError:
 
 def unknown(name: str, known: list[str]) -> ApiError:
     text = f"there is no model {name[:NAME_SHOWN]!r}; models here: {', '.join(known) or 'none'}"
+    if known:
+        text += "; to let one of them answer to that name, add it to its aliases in lmx.yaml"
     return ApiError("model_not_found", text, param="model")
 
 

@@ -139,23 +139,43 @@ class Router:
         leaves too much unread. beside: the first row of the same request: this one runs on the same
         model, or not at all. Cancelling the task gives back whatever the request holds by then.
         """
+        ticket = self._ticket(model, submit, caller)
+        ticket.bounded, ticket.beside = bounded, beside
+        generation = await self._served(ticket)
+        assert isinstance(generation, Generation)
+        return generation
+
+    async def engine(self, model: str | None, *, caller: Caller = NOBODY) -> Engine:
+        """The engine that answers questions about a model (see `asking`). Raises ApiError.
+
+        Where the model is not there, it waits as a request would, and wakes the model as one would; it
+        takes no row.
+        """
+        ticket = self._ticket(model, wire.Submit(rid=0, sampling=wire.Sampling(max_tokens=0)), caller)
+        ticket.visit = True
+        engine = await self._served(ticket)
+        assert isinstance(engine, Engine)
+        return engine
+
+    def _ticket(self, model: str | None, submit: wire.Submit, caller: Caller) -> Ticket:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        ticket = Ticket(
+        return Ticket(
             number=next(self._numbers),
             name=None if model in UNNAMED else model,
             submit=submit,
-            bounded=bounded,
+            bounded=True,
             opened=now,
             deadline=now + self.table.timeout,
             future=loop.create_future(),
             caller=caller,
-            beside=beside,
         )
+
+    async def _served(self, ticket: Ticket) -> Generation | Engine:
         try:
             over = None
-            if caller.charge is not None:
-                over = caller.charge.reserve(submit.sampling.max_tokens)
+            if ticket.caller.charge is not None:
+                over = ticket.caller.charge.reserve(ticket.submit.sampling.max_tokens)
             if over is not None:
                 self._refuse(ticket, over)
             else:
@@ -216,6 +236,9 @@ class Router:
         except ApiError as error:
             self._refuse(ticket, error)
             return
+        if ticket.visit and (answering := self._directions.answering(route)) is not None:
+            ticket.settle(answering)
+            return
         engine = self._directions.free_engine(route, ticket)
         line = self._queues.line(ticket.target)
         if engine is not None and self._directions.next(line, route, engine) is None:
@@ -230,6 +253,9 @@ class Router:
             self._enqueue(ticket, route)
 
     def _submit(self, ticket: Ticket, engine: Engine) -> None:
+        if ticket.visit:
+            ticket.settle(engine)
+            return
         rid = next(self._rids)
         known = self._directions.known(ticket)
         generation = Generation(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from appliance import wire
 from appliance.errors import CODES, ApiError
+from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Generation
 from appliance.supervisor.record import NOBODY, Caller
 
@@ -16,7 +17,8 @@ from appliance.supervisor.record import NOBODY, Caller
 class Ticket:
     """number: order of arrival, kept when it is queued again. name: None for unnamed requests, which
     follow the active model. deadline: until when an engine must have begun it, on the loop's clock, never
-    extended. beside: the first row of the same request, whose engine it follows."""
+    extended. beside: the first row of the same request, whose engine it follows. visit: it wants to be shown
+    the engine, not to run there."""
 
     number: int
     name: str | None
@@ -24,9 +26,10 @@ class Ticket:
     bounded: bool
     opened: float
     deadline: float
-    future: asyncio.Future[Generation]
+    future: asyncio.Future[Generation | Engine]
     caller: Caller = NOBODY
     beside: Generation | None = field(default=None, repr=False)
+    visit: bool = False
     target: str = ""  # the queue it belongs to, once resolved
     model: str = ""  # key of the routing table, once resolved
     known: bool = False  # its session was under way when it was last looked at
@@ -34,7 +37,7 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
     generation: Generation | None = field(default=None, repr=False)
 
-    def settle(self, outcome: Generation | ApiError) -> None:
+    def settle(self, outcome: Generation | Engine | ApiError) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

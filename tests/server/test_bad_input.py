@@ -302,8 +302,6 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/responses"),
-        ("POST", "/v1/messages"),
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/rerank"),
         ("GET", "/v1/ws"),

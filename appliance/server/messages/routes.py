@@ -9,6 +9,7 @@ from sanic.response import HTTPResponse
 from appliance.server import body, generate
 from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
+from appliance.server.counting import counted
 from appliance.server.messages import answer, request, schema
 from appliance.server.replies import reply, request_id
 from appliance.server.schema import Generate
@@ -40,7 +41,7 @@ def blueprint(control: Control) -> Blueprint:
         asked = await body.read(call, schema.CountRequest, control.spec().server.max_body)
         wanted = request.read(asked)
         caller = signed(call, Generate(), control, left_out=wanted.left_out)
-        tokens = await control.router.count(asked.model, wanted.row, caller=caller)
+        tokens = await counted(control.router, asked.model, wanted.row, caller)
         return reply({"input_tokens": tokens})
 
     family.add_route(messages, "/v1/messages", methods=["POST"], stream=True)

@@ -13,6 +13,7 @@ from appliance.errors import ApiError
 from appliance.server import body, generate
 from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
+from appliance.server.counting import counted
 from appliance.server.health import GET
 from appliance.server.parts import Parts
 from appliance.server.replies import reply
@@ -63,7 +64,7 @@ def blueprint(control: Control) -> Blueprint:
         control.router.check(caller_of(call))
         asked = await body.read(call, schema.CountRequest, control.spec().server.max_body)
         wanted, caller = read(call, asked, Generate())
-        tokens = await control.router.count(asked.model, wanted.row, caller=caller)
+        tokens = await counted(control.router, asked.model, wanted.row, caller)
         return reply({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def show(call: Request, name: str) -> HTTPResponse:
