@@ -15,7 +15,8 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from appliance import lifeline, wire
 from appliance.engine import beat, process, weights
@@ -48,11 +49,16 @@ def read(link: Link, intake: Intake, orders: queue.SimpleQueue[wire.Load]) -> No
                 if loading:
                     raise wire.WireError("a second Load: one engine holds one model")
                 loading = True
+                intake.encodes = message.role != "chat"
                 orders.put(message)
             elif isinstance(message, wire.ListSessions | wire.DropSession):
                 intake.inbox.put(message)  # answered once the model is loaded
-            elif isinstance(message, wire.Count | wire.Embed | wire.Rank):
-                raise wire.WireError(f"{type(message).__name__} is not known here yet")
+            elif isinstance(message, wire.Embed | wire.Rank):
+                if not intake.encodes:
+                    raise wire.WireError(f"{type(message).__name__} in an engine of a chat model")
+                intake.inbox.put(message)
+            elif isinstance(message, wire.Count):
+                intake.count(message)
             elif intake.reader is None:
                 leave(wire.EXIT_OK)  # Shutdown while nothing is served
             else:
@@ -85,6 +91,8 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
 
     try:
         config = weights.check(order)
+        if order.role != "chat":
+            return encode(link, intake, gauge, order, config, blas, progress)
         opening = Opening(order)
         from appliance.engine import load, warm  # MLX comes in here
         from appliance.engine.prompt_cache import PromptCache
@@ -98,13 +106,38 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED
     cache = PromptCache(model, *opening.result())
-    intake.open(Reader(model.tokenizer, model.vocabulary, model.price), model.context_max)
+    intake.open(Reader(model.template, model.vocabulary, model.price), model.context_max)
     gauge.enter("idle")
     link.send(warm.loaded(model, time.monotonic() - started, blas))
     log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
     gc.collect()
     gc.freeze()  # a million objects of imported libraries: walking them would stall a step by 0.1 s
     Scheduler(model, link, intake, gauge, cache).run()
+    return wire.EXIT_OK
+
+
+def encode(
+    link: Link,
+    intake: Intake,
+    gauge: beat.Gauge,
+    order: wire.Load,
+    config: dict[str, Any],
+    blas: str | None,
+    progress: Callable[[int, int], None],
+) -> int:
+    """The same for an encoder, which answers questions instead. Raises BadModel."""
+    started = time.monotonic()
+    from appliance.engine.encoders import load, loop  # MLX comes in here
+
+    model = load.load(order, config, progress)
+    gauge.enter("compile")
+    loop.warm(model, gauge)
+    gauge.enter("idle")
+    link.send(loop.loaded(model, time.monotonic() - started, blas))
+    log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)
+    gc.collect()
+    gc.freeze()
+    loop.Loop(model, link, intake, gauge).run()
     return wire.EXIT_OK
 
 

@@ -16,7 +16,18 @@ from typing import Any
 from appliance.engine import prompt
 from appliance.engine.link import Link
 from appliance.engine.pricing import FREE, Price
-from appliance.wire import Configure, DropSession, ListSessions, Refused, Row, Step, Submit, WireError
+from appliance.wire import (
+    Configure,
+    DropSession,
+    Embed,
+    ListSessions,
+    Rank,
+    Refused,
+    Row,
+    Step,
+    Submit,
+    WireError,
+)
 
 WAITING_LIMIT = 1024  # requests; the parent's own queue is far shorter
 
@@ -41,7 +52,7 @@ class Woken:
     """Something that was waited for is there: what a request needs of the disk has been read."""
 
 
-Command = prompt.Job | Cancelled | Configured | Stop | Woken | ListSessions | DropSession
+Command = prompt.Job | Cancelled | Configured | Stop | Woken | ListSessions | DropSession | Embed | Rank
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Intake:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.limits = Configure(context=0)  # replaced whole, read by all threads
         self.reader: Reader | None = None  # set once the model is loaded
+        self.encodes = False  # the model is an encoder: it answers questions and takes no request
         self._configured = False
         self._link = link
         self._work: queue.SimpleQueue[Submit] = queue.SimpleQueue()
@@ -122,6 +134,8 @@ class Intake:
                 self._link.send(Step([Row(submit.rid, "", 0, "cancelled")]))
 
     def _prepare(self, submit: Submit) -> prompt.Job:
+        if self.encodes:
+            raise prompt.Refusal("invalid_request", "this model computes vectors or scores, and no text")
         if self.reader is None:
             raise prompt.Refusal("no-model-loaded", "the model is not loaded yet")
         if self.unread > WAITING_LIMIT:
