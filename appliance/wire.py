@@ -221,8 +221,8 @@ class Loaded(Message, tag="loaded", frozen=True):
 class LoadFailed(Message, tag="load_failed", frozen=True):
     """`permanent`: trying the same files again cannot help."""
 
-    # missing_weights | corrupt_weights | unsupported_model | bad_tokenizer | bad_adapter | out_of_memory
-    # | failed
+    # missing_weights | corrupt_weights | unsupported_model | bad_tokenizer | bad_template | bad_adapter
+    # | out_of_memory | failed
     code: str
     message: str
     permanent: bool

@@ -35,6 +35,7 @@ class Gauge:
         self.cache: Callable[[], CacheUse] = CacheUse  # the prompt cache's figures, safe from any thread
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.tool_failures = 0  # calls that did not parse
         self._since = time.monotonic()
         self._busy: tuple[float, float | None] = (0.0, None)  # seconds until then; at work since
 
@@ -75,6 +76,7 @@ class Gauge:
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
             cache=self.cache(),
+            tool_failures=self.tool_failures,
         )
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 from appliance.engine import prompt
 from appliance.engine.link import Link
 from appliance.engine.pricing import FREE, Price
+from appliance.engine.template import Template
 from appliance.wire import (
     Configure,
+    Count,
+    Counted,
     DropSession,
     Embed,
     ListSessions,
@@ -26,6 +28,7 @@ from appliance.wire import (
     Row,
     Step,
     Submit,
+    Unanswered,
     WireError,
 )
 
@@ -59,7 +62,7 @@ Command = prompt.Job | Cancelled | Configured | Stop | Woken | ListSessions | Dr
 class Reader:
     """What preparing needs to know of a loaded model."""
 
-    tokenizer: Any
+    template: Template
     vocabulary: int
     price: Price = FREE
 
@@ -72,7 +75,7 @@ class Intake:
         self.encodes = False  # the model is an encoder: it answers questions and takes no request
         self._configured = False
         self._link = link
-        self._work: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Submit | Count] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._preparing: dict[int, bool] = {}  # rid -> cancelled meanwhile
         threading.Thread(target=self._run, name="intake", daemon=True).start()
@@ -107,6 +110,10 @@ class Intake:
             self._preparing[submit.rid] = False
         self._work.put(submit)
 
+    def count(self, question: Count) -> None:
+        """Answered in its turn, by Counted or Unanswered."""
+        self._work.put(question)
+
     def cancel(self, rid: int) -> None:
         with self._lock:
             if rid in self._preparing:
@@ -117,6 +124,9 @@ class Intake:
     def _run(self) -> None:
         while True:
             submit = self._work.get()
+            if isinstance(submit, Count):
+                self._link.send(self._count(submit))
+                continue
             try:
                 job = self._prepare(submit)
             except prompt.Refusal as refusal:
@@ -133,21 +143,41 @@ class Intake:
             if cancelled:
                 self._link.send(Step([Row(submit.rid, "", 0, "cancelled")]))
 
-    def _prepare(self, submit: Submit) -> prompt.Job:
+    def _count(self, question: Count) -> Counted | Unanswered:
+        try:
+            reader = self._loaded()
+            counted = prompt.count(question.submit, self.limits, reader.template, reader.vocabulary)
+            return Counted(question.number, counted)
+        except prompt.Refusal as refusal:
+            code, message = refusal.code, refusal.message
+            return Unanswered(question.number, code, message, refusal.param, refusal.details)
+        except Exception as error:  # noqa: BLE001  as in `_prepare`
+            unread = unreadable(error)
+            return Unanswered(question.number, unread.code, unread.message)
+
+    def _loaded(self) -> Reader:
         if self.encodes:
             raise prompt.Refusal("invalid_request", "this model computes vectors or scores, and no text")
         if self.reader is None:
             raise prompt.Refusal("no-model-loaded", "the model is not loaded yet")
+        return self.reader
+
+    def _prepare(self, submit: Submit) -> prompt.Job:
+        reader = self._loaded()
         if self.unread > WAITING_LIMIT:
             raise prompt.Refusal("overloaded", f"more than {WAITING_LIMIT} requests are waiting")
         try:
             limits = self.limits
-            job = prompt.prepare(submit, limits, self.reader.tokenizer, self.reader.vocabulary)
-            prompt.check_memory(job, submit, limits, self.reader.price)
+            job = prompt.prepare(submit, limits, reader.template, reader.vocabulary)
+            prompt.check_memory(job, submit, limits, reader.price)
             return job
         except prompt.Refusal:
             raise
         except Exception as error:  # tokenizers raise their own kinds; one request must not end all
-            raise prompt.Refusal(
-                "invalid_request", f"the prompt cannot be tokenised: {type(error).__name__}: {error}"
-            ) from error
+            raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> prompt.Refusal:
+    return prompt.Refusal(
+        "invalid_request", f"the prompt cannot be tokenised: {type(error).__name__}: {error}"
+    )

@@ -21,6 +21,7 @@ from appliance.engine.pricing import FREE, Price
 from appliance.engine.quantized import CannotQuantize
 from appliance.engine.reading import is_memory as is_memory
 from appliance.engine.reading import make_real, out_of_memory
+from appliance.engine.template import Template
 from appliance.engine.weights import BadModel
 from appliance.wire import Load
 
@@ -42,7 +43,7 @@ class Model:
     """A loaded model, ready to run."""
 
     net: Any
-    tokenizer: Any
+    template: Template
     config: dict[str, Any] = field(repr=False)
     model_type: str
     context_max: int
@@ -52,6 +53,11 @@ class Model:
     kv_bits: int | None = None  # 4 | 8: keys and values quantised; see caches.make
     price: Price = FREE  # known after warm-up
     cost: Cost = UNMEASURED  # the same
+
+    @property
+    def tokenizer(self) -> Any:
+        """mlx-lm's TokenizerWrapper."""
+        return self.template.tokenizer
 
     @property
     def batchable(self) -> bool:
@@ -81,10 +87,10 @@ def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], Non
     weights_bytes = make_real(net, progress)
     if order.kv_bits is not None and not caches.any_quantized(caches.make(net, order.kv_bits)):
         raise no_kv_bits(order.kv_bits, "none of its caches can be quantised, so it would save nothing")
-    tokenizer = read_tokenizer(folder, config, order.trust_remote_code)
+    tokenizer = read_tokenizer(folder, config, order)
     return Model(
         net=net,
-        tokenizer=tokenizer,
+        template=read_template(tokenizer, order),
         config=config,
         model_type=str(config["model_type"]),
         context_max=context_of(config),
@@ -147,11 +153,12 @@ def adapt(net: Any, adapter: Path) -> Any:
     return adapted
 
 
-def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
+def read_tokenizer(folder: Path, config: dict[str, Any], order: Load) -> Any:
+    more: dict[str, Any] = {"trust_remote_code": order.trust_remote_code}
+    if order.chat_template is not None:  # in place of the model's file, and of mlx-lm's own function for it
+        more |= {"chat_template": order.chat_template, "chat_template_type": None}
     try:
-        tokenizer = load_tokenizer(
-            folder, {"trust_remote_code": trusted}, eos_token_ids=config.get("eos_token_id")
-        )
+        tokenizer = load_tokenizer(folder, more, eos_token_ids=config.get("eos_token_id"))
         works = bool(tokenizer.decode(tokenizer.encode("hello", add_special_tokens=False)))
     except Exception as error:  # transformers raises many kinds for one fault
         if "trust_remote_code" in str(error):
@@ -166,6 +173,17 @@ def read_tokenizer(folder: Path, config: dict[str, Any], trusted: bool) -> Any:
     if not works:  # transformers makes an empty one where the files are missing
         raise BadModel("bad_tokenizer", f"no usable tokenizer in {folder}: its vocabulary is empty")
     return tokenizer
+
+
+def read_template(tokenizer: Any, order: Load) -> Template:
+    """Raises BadModel where the operator's is none. The model's own may be: then prompts still work."""
+    template = Template(tokenizer)
+    if order.chat_template is not None:
+        try:
+            template.parse()
+        except Exception as error:  # whatever the parser makes of it
+            raise BadModel("bad_template", f"`template.file` is no chat template: {error}") from error
+    return template
 
 
 def context_of(config: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""From token ids to the text a client may see.
+"""From token ids to the text a client may see, and its parts where it has some.
 
 Text is held back while it may still change (half a character) or may turn out to be the start of a
 stop string, so that no part of a stop string is ever sent. Whatever the tokens' borders, the result is
@@ -7,16 +7,30 @@ the one that reading character by character would give: the stop string that is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from appliance.engine import token_bytes
+from appliance.engine.answer.plan import PLAIN, Plan
+from appliance.engine.answer.splitting import Part, Splitter
 
 
 @dataclass(frozen=True)
 class Piece:
-    """New text, and the stop string that ended it, if one did."""
+    """New text, and the stop string that ended it, if one did.
+
+    parts: of an answer that may have more than text, instead of `text`. done: it is complete, whatever comes.
+    """
 
     text: str
     stop: str | None = None
+    parts: tuple[Part, ...] | None = None
+    done: bool = False
+
+    def __add__(self, later: Piece) -> Piece:
+        parts = None if self.parts is None else self.parts + (later.parts or ())
+        return Piece(self.text + later.text, later.stop, parts, later.done)
 
 
 class Stops:
@@ -114,16 +128,48 @@ def detokenizer(tokenizer: Any) -> Streaming | Incremental:
 
 
 class Output:
-    """The text of one row."""
+    """The text of one row, and its parts where `plan` names some."""
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...], plan: Plan = PLAIN) -> None:
+        self.thought = 0  # tokens of reasoning, with the markers around it
+        self.told = 0  # of them, when that was last told
+        self._tokenizer = tokenizer
         self._detokenizer = detokenizer(tokenizer)
         self._stops = Stops(stops)
+        self._splitter = None if plan.plain else Splitter(plan, stops)
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the model thinks, as far as its tokens have been read."""
+        return self._splitter is not None and self._splitter.reasoning
+
+    @property
+    def bytes_of(self) -> Callable[[int], bytes]:
+        """What one token stands for."""
+        return token_bytes.of(self._tokenizer)
 
     def push(self, token: int) -> Piece:
-        return self._stops.push(self._detokenizer.add(token))
+        text = self._detokenizer.add(token)
+        if self._splitter is None:
+            return self._stops.push(text)
+        return self._split(self._splitter, text)
 
-    def end(self) -> Piece:
-        """What was held back, at the end of the row; a stop string may be complete only now."""
-        piece = self._stops.push(self._detokenizer.end())
+    def end(self, *, cut: bool = False) -> Piece:
+        """What was held back, at the end of the row; a stop string may be complete only now.
+
+        cut: it ends for want of tokens, not by itself.
+        """
+        text = self._detokenizer.end()
+        if self._splitter is not None:
+            self._splitter.push(text)
+            self._splitter.end(cut=cut)
+            return Piece("", self._splitter.stop, tuple(self._splitter.take()))
+        piece = self._stops.push(text)
         return piece if piece.stop else Piece(piece.text + self._stops.flush())
+
+    def _split(self, splitter: Splitter, text: str) -> Piece:
+        before = splitter.reasoning
+        if text:
+            splitter.push(text)
+        self.thought += before or splitter.reasoning
+        return Piece("", splitter.stop, tuple(splitter.take()), splitter.done)

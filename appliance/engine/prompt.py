@@ -10,8 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from appliance.engine.answer import plan
+from appliance.engine.answer.plan import PLAIN, Plan
 from appliance.engine.choice import Choice, choose, merge
 from appliance.engine.pricing import Price
+from appliance.engine.refusal import Refusal as Refusal
+from appliance.engine.template import Template, unable
 from appliance.wire import Configure, Sampling, Submit
 
 if TYPE_CHECKING:
@@ -19,19 +25,7 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_TOKEN = 4  # of ordinary text: longer than this times the ceiling is counted in slices
 SLICE = 64 * 1024  # characters
-
-
-class Refusal(Exception):
-    """The request cannot run; the fields are those of the Refused message."""
-
-    def __init__(
-        self, code: str, message: str, *, param: str | None = None, details: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
-        self.details = details
+COUNTED = 4  # times the ceiling: prompts that are longer are not counted to their end
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Job:
     session: str | None = None
     logprobs: int | None = None  # None: none; else how many alternatives to each token
     guiding: Guiding | None = None  # what its tokens must follow; None: nothing
+    plan: Plan = PLAIN  # the parts that its answer may have
 
     @property
     def total(self) -> int:
@@ -57,11 +52,11 @@ class Job:
         return len(self.prompt) + self.max_tokens
 
 
-def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) -> Job:
+def prepare(submit: Submit, limits: Configure, template: Template, vocabulary: int) -> Job:
     """Render, tokenise and check one request. Raises Refusal."""
     fields = merge(submit.sampling, limits.sampling, limits.force)
     check_sampling(fields)
-    prompt = tokens_of(submit, limits, tokenizer, vocabulary)
+    prompt, parts = read(submit, limits, template, vocabulary)
     if not prompt:
         raise Refusal("invalid_request", "the prompt is empty", param=prompt_field(submit))
     asked = None if limits.force and limits.sampling.max_tokens is not None else submit.sampling.max_tokens
@@ -87,6 +82,7 @@ def prepare(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) 
         scope=submit.scope,
         session=submit.session,
         logprobs=submit.logprobs,
+        plan=parts,
     )
 
 
@@ -118,16 +114,26 @@ def prompt_field(submit: Submit) -> str:
     return "prompt" if submit.messages is None else "messages"
 
 
-def tokens_of(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int) -> list[int]:
+def count(submit: Submit, limits: Configure, template: Template, vocabulary: int) -> int:
+    """Tokens of the prompt, also where it is too long to run, up to a few times of that. Raises Refusal."""
+    wide = msgspec.structs.replace(limits, context=limits.context * COUNTED, context_declared=None)
+    return len(read(submit, wide, template, vocabulary)[0])
+
+
+def read(submit: Submit, limits: Configure, template: Template, vocabulary: int) -> tuple[list[int], Plan]:
+    """The prompt's tokens, and the parts that its answer may have. Raises Refusal."""
+    tokenizer = template.tokenizer
     if (submit.messages is None) == (submit.prompt is None):
         raise Refusal("invalid_request", "send either messages or a prompt")
     if submit.messages is not None:
-        text = render(submit.messages, submit.template_kwargs, limits, tokenizer)
-        return encode(text, limits, tokenizer, special=False, param="messages")
+        text, parts = render(submit, submit.messages, limits, template)
+        return encode(text, limits, tokenizer, special=False, param="messages"), parts
+    if submit.tools:
+        raise unable("a prompt has no chat template", "tools")
     if isinstance(submit.prompt, str):
         begin = tokenizer.bos_token
         special = begin is None or not submit.prompt.startswith(begin)
-        return encode(submit.prompt, limits, tokenizer, special=special, param="prompt")
+        return encode(submit.prompt, limits, tokenizer, special=special, param="prompt"), PLAIN
     tokens = submit.prompt or []
     wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
     if wrong is not None:
@@ -136,47 +142,47 @@ def tokens_of(submit: Submit, limits: Configure, tokenizer: Any, vocabulary: int
             f"the prompt holds token {wrong}; this model's tokens are 0 to {vocabulary - 1}",
             param="prompt",
         )
-    return tokens
+    return tokens, PLAIN
 
 
 def render(
-    messages: list[dict[str, Any]], kwargs: dict[str, Any] | None, limits: Configure, tokenizer: Any
-) -> str:
-    """The conversation as the model's own chat template writes it. Raises Refusal."""
+    submit: Submit, messages: list[dict[str, Any]], limits: Configure, template: Template
+) -> tuple[str, Plan]:
+    """The conversation as the chat template writes it. Raises Refusal.
+
+    With `tool_choice` none the tools stay out of the prompt: what the model does not know it does not call.
+    """
     if not messages:
         raise Refusal("invalid_request", "messages is empty", param="messages")
-    if not tokenizer.has_chat_template:
-        raise Refusal(
-            "invalid_request", "this model has no chat template; use /v1/completions", param="messages"
-        )
-    options = {"add_generation_prompt": True, "enable_thinking": limits.enable_thinking, **(kwargs or {})}
-    try:
-        text = tokenizer.apply_chat_template([plain(m) for m in messages], tokenize=False, **options)
-    except Refusal:
-        raise
-    except Exception as error:  # a template is a program of the model's author
-        raise Refusal(
-            "invalid_request",
-            f"the model's chat template does not accept these messages: {error}",
-            param="messages",
-        ) from error
-    return str(text)
+    offered = submit.tools if submit.tools and submit.tool_choice != "none" else None
+    form = template.form(limits.tool_parser) if offered or limits.tool_parser == "auto" else None
+    template.check(messages, offered, form)
+    kwargs = switches(submit.template_kwargs or {}, limits, template)
+    text = template.write(messages, offered, kwargs, form, go_on=submit.continue_final)
+    found = None
+    if offered and form is not None:
+        found = plan.tools(form, offered, submit.tool_names, not submit.parallel_tool_calls)
+    inside = template.inside(text, messages, go_on=submit.continue_final)
+    return text, plan.of(template.tokenizer, found, inside=inside)
 
 
-def plain(message: dict[str, Any]) -> dict[str, Any]:
-    """Content parts joined to one string: templates of text models take nothing else."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise Refusal(
-                "invalid_request", f"this model takes text only, not {kind!r} parts", param="messages"
-            )
-        texts.append(part["text"])
-    return {**message, "content": "".join(texts)}
+def switches(asked: dict[str, Any], limits: Configure, template: Template) -> dict[str, Any]:
+    """The template's variables: what the request says of thinking, else what the operator says.
+
+    Raises Refusal, not_supported, where the request asks for thinking, or for none, and the model's template
+    cannot give it.
+    """
+    given = {"enable_thinking": limits.enable_thinking, **asked}
+    able = template.thinks or bool(template.switches)
+    if "reasoning_effort" in asked and not able and "reasoning_effort" not in template.reads:
+        raise unable("it does not think", "reasoning_effort")
+    if asked.get("enable_thinking") is True and not able:
+        raise unable("it does not think", "enable_thinking")
+    if asked.get("enable_thinking") is False and template.thinks and not (template.switches or template.own):
+        raise unable("its chat template cannot turn thinking off", "enable_thinking")
+    if template.switches == {"thinking"}:
+        given["thinking"] = given["enable_thinking"]
+    return given
 
 
 def encode(text: str, limits: Configure, tokenizer: Any, *, special: bool, param: str) -> list[int]:

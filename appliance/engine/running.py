@@ -178,8 +178,10 @@ class Running:
         found = []
         for row, token in ready:
             self._fair.charge(row.job.caller, 1)
-            if (line := lines.newest(row, token, self._model.end_tokens)) is not None:
-                found.append(line)
+            found += lines.newest(row, token, self._model.end_tokens)
+        for line in found:
+            if line.more is not None and line.more.warning is not None:
+                self._gauge.tool_failures += 1
         ended = {line.rid for line in found if line.finish is not None}
         for row in rows:
             if row.failed is not None and row.job.rid not in ended:

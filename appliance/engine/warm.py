@@ -154,7 +154,15 @@ def loaded(model: Model, seconds: float, blas: str | None) -> Loaded:
         backend=backend(),
         blas=blas,
         working_set_bytes=working_set(),
+        thinks=model.template.thinks,
+        tool_parser=tool_parser(model),
     )
+
+
+def tool_parser(model: Model) -> str | None:
+    """The format found by its template, where that shows tools at all."""
+    found = model.template.form("auto")
+    return found.name if found is not None and model.template.offers else None
 
 
 def backend() -> str:

@@ -43,6 +43,9 @@ class Plan:
         return not self.edges and self.tools is None
 
 
+PLAIN = Plan()
+
+
 def tools(form: CallFormat, offered: list[dict[str, Any]], names: list[str] | None, single: bool) -> Tools:
     """offered: the request's tools, whose schemas type the arguments; names: only these may be called."""
     known = {str(tool["function"]["name"]) for tool in offered}
@@ -60,6 +63,12 @@ def opener(form: CallFormat, offered: list[dict[str, Any]]) -> Callable[[Writer]
     if form.name == "json_tools":
         return partial(reading.objects, end=form.end)
     return partial(reading.marked, end=form.end, parse=parser(form, offered))
+
+
+def of(tokenizer: Any, found: Tools | None, *, inside: bool = False) -> Plan:
+    """For a chat's answer. inside: the prompt ends in the middle of a thought."""
+    made, first = edges(tokenizer, found)
+    return Plan(made, "reasoning" if inside else first, found)
 
 
 def edges(tokenizer: Any, found: Tools | None) -> tuple[Edges, Mode]:
