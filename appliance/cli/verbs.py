@@ -12,6 +12,7 @@ from appliance.cli import models, monitoring, services, sessions
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.config import config
+from appliance.cli.doctor import doctor
 from appliance.cli.drain import drain
 from appliance.cli.events import events, history
 from appliance.cli.explain import explain
@@ -29,7 +30,7 @@ from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
 NOT_YET = frozenset(
-    {"bench", "completion", "confirm", "diff", "doctor", "fleet"}
+    {"bench", "completion", "confirm", "diff", "fleet"}
     | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
 )
 
@@ -70,7 +71,7 @@ def reconcile(file: File = DEFAULT_FILE, url: Url = None, output: Output = Forma
 _order: tuple[Callable[..., None], ...] = (
     *(init, up, status, explain, metrics, chat, plan, validate, wait, events, history),
 )
-_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, config, schema, version)
+_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, doctor, config, schema, version)
 for verb in (*_order, *_rest):
     app.command()(verb)
 app.add_typer(models.app, name="models")

@@ -20,7 +20,7 @@ SESSION_VERBS = ["drop", "list"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "chat config drain events explain history init metrics plan reconcile schema simulate status "
+    wanted = "chat config doctor drain events explain history init metrics plan reconcile schema simulate status "
     wanted += "up validate version wait warmup"
     assert wanted.split() == VERBS
 
