@@ -75,6 +75,9 @@ class Limits:
     tool_parser: str = "auto"  # how tool calls are read; auto: as the chat template tells
 
 
+Role = Literal["chat", "embedding", "rerank"]
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What a loaded engine said of itself."""
@@ -90,6 +93,8 @@ class EngineInfo:
     working_set_bytes: int = 0  # Metal's recommended working set; 0 where there is no Metal
     thinks: bool = False  # its template can open a part for thinking
     tool_parser: str | None = None  # the one that auto stands for; None: it cannot call tools
+    role: Role = "chat"
+    dimensions: int | None = None  # of an embedding
 
 
 @dataclass(frozen=True)
@@ -220,6 +225,7 @@ class Route:
     code: str = "no-model-loaded"
     message: str = ""
     retry_after: float | None = None
+    role: Role = "chat"  # what the model is for
 
 
 @dataclass(frozen=True)

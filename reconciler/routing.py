@@ -9,6 +9,7 @@ words that move would be new orders in each pass.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +26,9 @@ OVERLOAD_RETRY_S = 5.0
 def table_for(desired: Desired, decision: Decision, seen: Observed) -> RoutingTable:
     """What the router should be doing now."""
     spec = desired.spec
-    routes = {name: _route(name, desired, decision) for name in spec.models}
+    routes = {
+        name: replace(_route(name, desired, decision), role=model.role) for name, model in spec.models.items()
+    }
     stand_in = decision.stand_in
     if stand_in is not None and stand_in not in routes:
         routes[stand_in] = _route(stand_in, desired, decision)

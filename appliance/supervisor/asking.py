@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
+
 from appliance import wire
 from appliance.errors import CODES, ApiError
 
@@ -32,17 +34,14 @@ class Asking:
     def count(self, submit: wire.Submit) -> asyncio.Future[wire.Counted | wire.Unanswered]:
         return self._ask(wire.Count(self._next(), submit))
 
-    def embed(
-        self, inputs: list[str | list[int]], dimensions: int | None, truncate: bool, caller: str
-    ) -> asyncio.Future[wire.Embedded | wire.Unanswered]:
-        question = wire.Embed(self._next(), inputs, dimensions, truncate, caller)
-        return self._ask(question)
+    def put(
+        self, question: wire.Embed | wire.Rank
+    ) -> asyncio.Future[wire.Embedded | wire.Ranked | wire.Unanswered]:
+        """`question.number` is ignored and given here. Cancelling the future takes the question back.
 
-    def rank(
-        self, query: str, documents: list[str], instruction: str | None, truncate: bool, caller: str
-    ) -> asyncio.Future[wire.Ranked | wire.Unanswered]:
-        question = wire.Rank(self._next(), query, documents, instruction, truncate, caller)
-        return self._ask(question)
+        Raises wire.WireError, or what msgspec says of odd values.
+        """
+        return self._ask(msgspec.structs.replace(question, number=self._next()))
 
     def answered(self, message: Answer) -> None:
         future = self._open.pop(message.number, None)
@@ -60,11 +59,18 @@ class Asking:
         return self._number
 
     def _ask(self, question: Question) -> asyncio.Future[Any]:
+        frame = wire.encode(question)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._open[question.number] = future
-        future.add_done_callback(lambda _: self._open.pop(question.number, None))
-        self._send(wire.encode(question))
+        future.add_done_callback(lambda _: self._ended(question))
+        self._send(frame)
         return future
+
+    def _ended(self, question: Question) -> None:
+        """Answered, or its asker has gone: then an encoder need not work on it any more."""
+        given_up = self._open.pop(question.number, None) is not None
+        if given_up and isinstance(question, wire.Embed | wire.Rank):
+            self._send(wire.encode(wire.Cancel(question.number)))
 
 
 async def answered(future: asyncio.Future[T | wire.Unanswered]) -> T:
@@ -79,7 +85,12 @@ async def answered(future: asyncio.Future[T | wire.Unanswered]) -> T:
         raise ApiError("engine_failed", text, retry_after=1)
     answer = future.result()
     if isinstance(answer, wire.Unanswered):
-        code = answer.code if answer.code in CODES else "internal_error"
-        retry = 1.0 if CODES[code][0] == 503 else None
-        raise ApiError(code, answer.message, param=answer.param, retry_after=retry, details=answer.details)
+        raise refusal(answer)
     return answer
+
+
+def refusal(answer: wire.Unanswered) -> ApiError:
+    """What a client hears of it."""
+    code = answer.code if answer.code in CODES else "internal_error"
+    retry = 1.0 if CODES[code][0] == 503 else None
+    return ApiError(code, answer.message, param=answer.param, retry_after=retry, details=answer.details)

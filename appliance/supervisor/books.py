@@ -41,6 +41,11 @@ class Books:
         self.counters.cached_tokens += generation.cached_tokens
         self.sessions.began(generation.model, generation.caller.session, now)
 
+    def answered(self, generation: Generation, tokens: int) -> None:
+        """An encoder has read so many, which it tells with its answer."""
+        generation.prompt_tokens = tokens
+        self.counters.prompt_tokens += tokens
+
     def ended(self, generation: Generation, outcome: str) -> None:
         """It had an engine, which may not have begun it."""
         now = _now()

@@ -75,6 +75,9 @@ class Directions:
             raise refusals.unknown(ticket.name or target or "", sorted(table.routes))
         if ticket.caller.charge is not None and not ticket.caller.charge.may_use(target):
             raise refusals.not_for(ticket.caller.charge.name, target)
+        if route.role != ticket.role:
+            of_role = sorted(name for name, other in table.routes.items() if other.role == ticket.role)
+            raise refusals.other_role(route, ticket.role, of_role, named=ticket.name is not None)
         ticket.target = ticket.model = target
         if route.status == "refuse":
             self._wants.refused(target, ticket.opened)

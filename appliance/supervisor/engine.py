@@ -19,12 +19,14 @@ from appliance.supervisor.configuration import configuration
 from appliance.supervisor.deadlines import Watch
 from appliance.supervisor.leases import Leases
 from appliance.supervisor.link import Link
-from appliance.supervisor.order import House, Order, Sink
+from appliance.supervisor.order import Answers, House, Order, Sink
 from appliance.supervisor.vitals import Vitals
 from appliance.supervisor.warmup import Warmup
 from reconciler.observed import EngineInfo, EngineObs, EngineState, Failure, Limits
 
 log = logging.getLogger("lmx.supervisor")
+
+Vectors = wire.Embedded | wire.Ranked | wire.Unanswered
 
 LAST_WORDS = 2.0  # seconds an engine that has nothing to live for gets to exit by itself
 TERM = 1.0  # seconds between SIGTERM and SIGKILL
@@ -57,6 +59,7 @@ class Engine:
         self._warmup = Warmup(order.warmup, self.submit, self.cancel, self._warmed)
         self._warming: float | None = None  # the watch's age when the warm-up began
         self.asking = Asking(self._link.send)
+        self._questions: dict[int, asyncio.Future[Vectors]] = {}  # to an encoder, by the number of the lease
         self._steps = 0
         self._info: EngineInfo | None = None
         self._failure: Failure | None = None
@@ -120,10 +123,28 @@ class Engine:
         self._leases.add(submit.rid, sink)
         self._link.send(frame)
 
+    def ask(self, rid: int, question: wire.Embed | wire.Rank, sink: Answers) -> None:
+        """A question to an encoder, which has it in hand from now on. When and what it raises: as `submit`."""
+        future = self.asking.put(question)
+        self._questions[rid] = future
+        self._leases.add(rid, sink)
+        self._leases.accept(wire.Accepted(rid, 0))
+        future.add_done_callback(lambda _: self._answered(rid, sink, future))
+
+    def _answered(self, rid: int, sink: Answers, future: asyncio.Future[Vectors]) -> None:
+        self._questions.pop(rid, None)
+        if not future.cancelled() and self._leases.release(rid):  # else nobody waits for it any more
+            sink.answered(future.result())
+            self._free()
+
     def cancel(self, rid: int) -> None:
         """Let go of a request. Its lease ends here: Cancel reaches the engine before any later Submit."""
         if self._leases.release(rid):
-            self._link.send(wire.encode(wire.Cancel(rid)))
+            question = self._questions.get(rid)
+            if question is None:
+                self._link.send(wire.encode(wire.Cancel(rid)))
+            else:
+                question.cancel()
             self._free()
 
     def configure(self, limits: Limits) -> None:
@@ -239,7 +260,15 @@ class Engine:
         self._link.send(wire.encode(self._orders))
         self._probing = self._watch.age
         self._enter(EngineState.PROBING)
-        self.submit(probe.submit(self.order.probe), probe.ProbeSink(self._probed))
+        if loaded.role == "chat":
+            self.submit(probe.submit(self.order.probe), probe.ProbeSink(self._probed))
+        else:
+            asked = self.asking.put(probe.question(self.order.probe, loaded.role))
+            asked.add_done_callback(self._probe_answered)
+
+    def _probe_answered(self, future: asyncio.Future[Vectors]) -> None:
+        if not future.cancelled():  # else the engine ends, and says itself why
+            self._probed(probe.verdict(future.result()))
 
     def _probed(self, failure: str | None) -> None:
         """The probe's verdict."""

@@ -68,6 +68,12 @@ class Sink(Protocol):
         """The engine takes it no more; it had not been accepted and may run elsewhere."""
 
 
+class Answers(Sink, Protocol):
+    """The same of a question to an encoder."""
+
+    def answered(self, answer: wire.Embedded | wire.Ranked | wire.Unanswered) -> None: ...
+
+
 def _nothing() -> None:
     return None
 

@@ -17,6 +17,21 @@ def submit(probe: Probe) -> wire.Submit:
     return wire.Submit(RID, prompt=probe.prompt, sampling=sampling)
 
 
+def question(probe: Probe, role: str) -> wire.Embed | wire.Rank:
+    """The same for an encoder, which has no tokens to yield: it must compute numbers."""
+    if role == "embedding":
+        return wire.Embed(0, [probe.prompt], truncate=True)
+    return wire.Rank(0, probe.prompt, [probe.prompt], truncate=True)
+
+
+def verdict(answer: wire.Embedded | wire.Ranked | wire.Unanswered) -> str | None:
+    """What was wrong with an encoder's answer. NaN is none: its engine looks at every number itself."""
+    if isinstance(answer, wire.Unanswered):
+        return f"the probe failed: {answer.message}"
+    found = len(answer.vectors) if isinstance(answer, wire.Embedded) else len(answer.scores)
+    return None if found else "the model answered the probe with nothing"
+
+
 class ProbeSink:
     """verdict: called with None for an answer, else with what was wrong. Zero tokens are no answer."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appliance.errors import ApiError
-from reconciler.observed import Route
+from reconciler.observed import Role, Route
 
 SWAP_RETRY = 5.0  # seconds: a load or swap under way is likely to be over by then
 DRAIN_RETRY = 30.0  # a drain is an operator's doing, and takes longer
@@ -28,6 +28,24 @@ def unknown(name: str, known: list[str]) -> ApiError:
 def not_for(key: str, model: str) -> ApiError:
     text = f"the key {key} may not use model {model}; GET /v1/models lists those it may use"
     return ApiError("forbidden", text, param="model")
+
+
+ENDPOINTS: dict[Role, str] = {
+    "chat": "/v1/chat/completions",
+    "embedding": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+}
+
+
+def other_role(route: Route, role: Role, known: list[str], *, named: bool) -> ApiError:
+    """known: the models that are for it."""
+    there = f"{role} models here: {', '.join(known) or 'none'}"
+    if named:
+        article = "an" if route.role == "embedding" else "a"
+        text = f"{route.model} is {article} {route.role} model: ask it at {ENDPOINTS[route.role]}; {there}"
+    else:
+        text = f"name the model: the active one, {route.model}, is for chats; {there}"
+    return ApiError("invalid_request", text, param="model")
 
 
 def refusing(route: Route) -> ApiError:

@@ -31,6 +31,7 @@ from appliance.supervisor.books import Books
 from appliance.supervisor.directions import FINISHING, Directions
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Generation
+from appliance.supervisor.inquiry import Inquiry, InquirySink, Vectors
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.queues import Queues
 from appliance.supervisor.record import NOBODY, Caller
@@ -145,6 +146,24 @@ class Router:
         assert isinstance(generation, Generation)
         return generation
 
+    async def ask(
+        self, model: str | None, question: wire.Embed | wire.Rank, *, caller: Caller = NOBODY
+    ) -> tuple[str, Vectors]:
+        """Vectors or scores, and the key of the model that computed them. Raises ApiError.
+
+        It waits, wakes a model, holds its engine while that drains and ends with it as a row of a chat
+        does. `question.number` and `caller` are ignored and assigned here. Cancelling the task takes the
+        question back.
+        """
+        ticket = self._ticket(model, wire.Submit(rid=0, sampling=wire.Sampling(max_tokens=0)), caller)
+        ticket.question = msgspec.structs.replace(question, caller=caller.key)
+        inquiry = await self._served(ticket)
+        assert isinstance(inquiry, Inquiry)
+        async with inquiry:
+            await inquiry.collect()
+            assert inquiry.answer is not None
+            return inquiry.model, inquiry.answer
+
     async def engine(self, model: str | None, *, caller: Caller = NOBODY) -> Engine:
         """The engine that answers questions about a model (see `asking`). Raises ApiError.
 
@@ -258,22 +277,36 @@ class Router:
             return
         rid = next(self._rids)
         known = self._directions.known(ticket)
-        generation = Generation(
+        kind = Generation if ticket.question is None else Inquiry
+        generation = kind(
             rid, ticket.model, engine, ticket.opened, ticket.bounded, self._ended, ticket.caller, known
         )
-        sink = TicketSink(ticket, generation, self.books.accepted, self._again)
+        ticket.generation = generation
+        self._live.add(generation)
         try:
-            engine.submit(_signed(ticket.submit, rid, ticket.caller), sink)
+            self._send(ticket, generation, engine)
         except wire.WireError as error:
-            self._refuse(ticket, ApiError("request_too_large", str(error)))
+            self._unsent(ticket, generation, ApiError("request_too_large", str(error)))
         except (ValueError, TypeError, OverflowError) as error:
-            self._refuse(
-                ticket, ApiError("invalid_request", f"the request holds a value that cannot be sent: {error}")
-            )
+            text = f"the request holds a value that cannot be sent: {error}"
+            self._unsent(ticket, generation, ApiError("invalid_request", text))
         else:
-            ticket.generation = generation
-            self._live.add(generation)
-            self._arm(ticket)
+            if not ticket.future.done():
+                self._arm(ticket)
+
+    def _send(self, ticket: Ticket, generation: Generation, engine: Engine) -> None:
+        books = self.books
+        if isinstance(generation, Inquiry) and ticket.question is not None:
+            inquiries = InquirySink(ticket, generation, books.accepted, self._again, books.answered)
+            engine.ask(generation.rid, ticket.question, inquiries)
+            return
+        sink = TicketSink(ticket, generation, books.accepted, self._again)
+        engine.submit(_signed(ticket.submit, generation.rid, ticket.caller), sink)
+
+    def _unsent(self, ticket: Ticket, generation: Generation, error: ApiError) -> None:
+        ticket.generation = None
+        self._live.discard(generation)
+        self._refuse(ticket, error)
 
     def _pump(self, target: str) -> None:
         """Submit from one queue for as long as there are free rows."""

@@ -11,6 +11,7 @@ from appliance.errors import CODES, ApiError
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Generation
 from appliance.supervisor.record import NOBODY, Caller
+from reconciler.observed import Role
 
 
 @dataclass(eq=False)
@@ -30,12 +31,20 @@ class Ticket:
     caller: Caller = NOBODY
     beside: Generation | None = field(default=None, repr=False)
     visit: bool = False
+    question: wire.Embed | wire.Rank | None = field(default=None, repr=False)  # of an encoder: `submit` says nothing
     target: str = ""  # the queue it belongs to, once resolved
     model: str = ""  # key of the routing table, once resolved
     known: bool = False  # its session was under way when it was last looked at
     queued: bool = False
     timer: asyncio.TimerHandle | None = None
     generation: Generation | None = field(default=None, repr=False)
+
+    @property
+    def role(self) -> Role:
+        """What the model must be for."""
+        if self.question is None:
+            return "chat"
+        return "embedding" if isinstance(self.question, wire.Embed) else "rerank"
 
     def settle(self, outcome: Generation | Engine | ApiError) -> None:
         if self.timer is not None:
