@@ -18,7 +18,7 @@ from appliance import templates, wire
 from appliance.access.desk import Access
 from appliance.cache_folder import CacheFolder
 from appliance.fetching import Fetching
-from appliance.hub import files
+from appliance.hub import chat_template, files
 from appliance.measuring import Sampler
 from appliance.server.listeners import Listeners
 from appliance.service import Services
@@ -103,7 +103,12 @@ class RealEffects:
 
     def _files(self, digest: str, model: Model) -> ModelFiles:
         found = files.find(
-            model.source, model.revision, model.adapter, self._base, code=model.trust_remote_code
+            model.source,
+            model.revision,
+            model.adapter,
+            self._base,
+            code=model.trust_remote_code,
+            template=model.template.file,
         )
         return self._downloads.overlay(digest, found)
 
@@ -154,6 +159,11 @@ class RealEffects:
             # Gone between observation and action: the next look sees it as absent.
             log.warning("%s: its files are gone", action.model)
             return
+        try:
+            template = chat_template.read(model.template.file, self._base)
+        except chat_template.BadTemplate as error:  # the next look sees it as broken
+            log.warning("%s: %s", action.model, error)
+            return
         adapter = files.locate(model.adapter, None, self._base) if model.adapter is not None else None
         load = wire.Load(
             model=action.model,
@@ -162,6 +172,7 @@ class RealEffects:
             trust_remote_code=model.trust_remote_code,
             kv_bits=model.kv_bits,
             cache_path=None if self.cache_path is None else os.fspath(self.cache_path),
+            chat_template=template,
         )
         probe = Probe(model.probe.prompt, model.probe.max_tokens, model.probe.within)
         engine = self._engines.spawn(

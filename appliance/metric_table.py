@@ -92,6 +92,12 @@ METRICS: tuple[Metric, ...] = (
         (_MODEL, ("reason", "exit, crash, hang, load_failed, probe_failed or oom")),
     ),
     Metric(
+        "lmx_tool_parse_failures_total",
+        "counter",
+        "Tool calls that could not be read, and came as text with a warning.",
+        (("parser", "models.*.tool_parser, or the one that auto stands for"),),
+    ),
+    Metric(
         "lmx_requests_total",
         "counter",
         "Requests that ended: rows of generation, and whatever was refused on any route.",

@@ -86,6 +86,7 @@ class Metrics(Collector):
         yield "lmx_swap_total", _by_one(tally.swaps)
         yield "lmx_rollback_total", _one(tally.swaps["rolled_back"])
         yield "lmx_degradations_total", _by_one(tally.degradations)
+        yield "lmx_tool_parse_failures_total", _by_one(tally.tool_failures)
         yield "lmx_engine_restarts_total", list(tally.restarts.items())
         yield "lmx_requests_total", list(tally.requests.items())
         yield "lmx_requests_in_flight", _one(self._router.in_flight)

@@ -68,6 +68,7 @@ def _running(config: Mapping[str, Any], file: Path) -> Spec | None:
 def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed:
     """What runs, as the status tells it: engines by model, each in the form its digest names."""
     engines = []
+    there = _observed(desired, base).files
     for name, model in status["models"].items():
         form = desired.spec.models.get(name)
         if form is None or model["state"] != "ready":
@@ -81,6 +82,7 @@ def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed
                 state=EngineState.READY,
                 since=0.0,
                 memory_bytes=model["memory"]["measured_bytes"] or 0,
+                template=there[form.digest].template,
                 cache=CacheObs(memory_bytes=model["memory"].get("cached_bytes") or 0),
             )
         )
@@ -116,7 +118,10 @@ def _with_limits(desired: Desired, seen: Observed) -> Observed:
 
 def _observed(desired: Desired, base: Path, before: Observed | None = None) -> Observed:
     found = {
-        digest: files.find(m.source, m.revision, m.adapter, base) for digest, m in forms(desired).items()
+        digest: files.find(
+            m.source, m.revision, m.adapter, base, code=m.trust_remote_code, template=m.template.file
+        )
+        for digest, m in forms(desired).items()
     }
     if before is None:
         return Observed(now=0.0, files=MappingProxyType(found), memory=host.platform().read())

@@ -66,6 +66,8 @@ class Tally:
         self.cache: Counter[str] = Counter()  # as CacheObs names them, over all engines there have been
         self._engines: dict[str, tuple[EngineState, float, float]] = {}  # id -> state, since, born
         self._caches: dict[str, CacheObs] = {}  # id -> what has been counted of it
+        self.tool_failures: Counter[str] = Counter()  # by parser, over all engines there have been
+        self._tool_failures: dict[str, int] = {}  # id -> what has been counted of it
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -107,7 +109,12 @@ class Tally:
         """What the loop sees in a pass: a state that has ended is a stage with a length."""
         before, self._engines = self._engines, {}
         counted, self._caches = self._caches, {}
+        failures, self._tool_failures = self._tool_failures, {}
         for engine in seen:
+            if engine.tool_failures and engine.parser is not None:
+                more = engine.tool_failures - failures.get(engine.id, 0)
+                self.tool_failures[engine.parser] += more
+                self._tool_failures[engine.id] = engine.tool_failures
             self._caches[engine.id] = engine.cache
             self._count(counted.get(engine.id, CacheObs()), engine.cache)
             known = before.get(engine.id)

@@ -131,6 +131,8 @@ def _with_limits(choice: Choice, desired: Desired, share: int, cached: int) -> C
         buffer_cache_bytes=_buffers(memory, desired),
         wired_bytes=_wired(choice.engine, size, _need(choice), desired),
         prefill_auto=form.prefill_chunk == "auto",
+        thinking_budget=form.thinking_budget,
+        tool_parser=form.tool_parser,
     )
     limits = _with_cache(limits, cached, size.weights, desired)
     lowered = f"memory: {rows} of {form.concurrency} rows" if rows < form.concurrency else ""

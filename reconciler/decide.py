@@ -22,7 +22,7 @@ from reconciler.backoff import Ledger
 from reconciler.begin import begin
 from reconciler.ceilings import ceilings
 from reconciler.choice import LIVE, RISING, Blocked, Blocks, Choice, Decision, Desired
-from reconciler.forms import Forms, forms
+from reconciler.forms import Forms, forms, outdated
 from reconciler.observed import EngineObs, EngineState, Observed
 from reconciler.room import Room, give_room
 from reconciler.sizing import limit_bytes
@@ -46,6 +46,7 @@ def decide(desired: Desired, seen: Observed, ledger: Ledger) -> Decision:
 def _to_replace(desired: Desired, seen: Observed) -> EngineObs | None:
     """The engine that is to be replaced: one at a time, and first the one whose successor is there."""
     marked = {g.recycle for g in desired.strain.guards.values() if g.recycle is not None}
+    marked |= {e.id for e in seen.engines if outdated(e, seen)}
     if not marked:
         return None
     found = [e for e in seen.engines if e.id in marked and e.state is EngineState.READY]

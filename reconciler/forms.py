@@ -60,6 +60,12 @@ def answering(seen: Observed, name: str | None) -> EngineObs | None:
     return next((e for e in seen.engines if e.id == route.engine and e.state is EngineState.READY), None)
 
 
+def outdated(engine: EngineObs, seen: Observed) -> bool:
+    """The text of its template.file is another by now, and can be read."""
+    files = seen.files.get(engine.digest)
+    return files is not None and files.state == "present" and files.template != engine.template
+
+
 @dataclass(frozen=True)
 class Forms:
     """What is known for and against each form. blocks: found by later questions in this same decision.

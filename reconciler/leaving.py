@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from reconciler.actions import Action, Drain, Stop
 from reconciler.choice import Choice, Decision, Desired
 from reconciler.digests import digest
-from reconciler.forms import OOM_UNLOADED
+from reconciler.forms import OOM_UNLOADED, outdated
 from reconciler.observed import EngineObs, EngineState, Observed
 
 
@@ -33,7 +33,7 @@ def surplus(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Ac
             yield Drain(
                 engine=engine.id,
                 model=engine.model,
-                reason=_surplus_reason(engine, desired, decision),
+                reason=_surplus_reason(engine, desired, decision, seen),
                 field=_surplus_field(engine, desired),
                 mark="-/+" if _waiting_for_room(decision) is not None else "+/-",
             )
@@ -73,13 +73,15 @@ def _at_once(engine: EngineObs, desired: Desired) -> bool:
     )
 
 
-def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision) -> str:
+def _surplus_reason(engine: EngineObs, desired: Desired, decision: Decision, seen: Observed) -> str:
     if desired.override(engine.model) == "unload":
         return "unloaded by an admin call"
     if desired.strain.out(engine.model):
         return f"shed, memory is short: {desired.strain.pressure.why}"
     if any(g.recycle == engine.id for g in desired.strain.guards.values()):
         return f"replaced by a fresh engine: {_guard_why(engine, desired)}"
+    if outdated(engine, seen):
+        return "replaced by a fresh engine: the text of its template.file has changed"
     heir = _waiting_for_room(decision)
     if heir is not None and heir.size is not None:
         if desired.spec.swap.strategy == "drain_first":

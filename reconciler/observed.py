@@ -154,6 +154,7 @@ class EngineObs:
     start_s: float | None = None  # from spawn to ready
     cache: CacheObs = CacheObs()
     warmup: WarmupObs = WarmupObs()
+    template: str = ""  # ModelFiles.template when it was started
     tool_failures: int = 0  # tool calls since its start that did not parse, and came as text
 
     @property
@@ -195,6 +196,7 @@ class ModelFiles:
     progress: tuple[int, int] = (0, 0)
     fingerprint: str = ""  # changes when the files change; lets a permanent failure be retried then
     asked: bool = False
+    template: str = ""  # digest of the text in template.file; "" where none is named
 
 
 @dataclass(frozen=True)

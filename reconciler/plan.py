@@ -196,7 +196,10 @@ def _limits(decision: Decision, seen: Observed) -> Iterator[Action]:
 def _limits_reason(old: Limits, new: Limits, choice: Choice | None) -> str:
     parts = [
         f"{key} {getattr(old, key)} -> {getattr(new, key)}"
-        for key in ("context", "concurrency", "prefill_chunk", "force", "enable_thinking")
+        for key in (
+            *("context", "concurrency", "prefill_chunk", "force"),
+            *("enable_thinking", "thinking_budget", "tool_parser"),
+        )
         if getattr(old, key) != getattr(new, key)
     ]
     if dict(old.sampling) != dict(new.sampling):
@@ -231,7 +234,7 @@ def _files(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Act
             needed.add(digest(form))
             files = seen.files.get(digest(form))
             fetchable = files is not None and (
-                files.state == "absent" or (files.state == "broken" and not files.permanent)
+                files.state == "absent" or files.asked or (files.state == "broken" and not files.permanent)
             )
             if wanted and fetchable:
                 yield Download(
@@ -243,7 +246,7 @@ def _files(desired: Desired, decision: Decision, seen: Observed) -> Iterator[Act
     # What the spec may ask for again at any moment is fetched to the end.
     needed |= {digest(m) for m in desired.spec.models.values() if m.residency != "disk"}
     for key, files in seen.files.items():
-        if files.state == "downloading" and key not in needed:
+        if files.state == "downloading" and key not in needed and not files.asked:
             yield CancelDownload(digest=key, reason="nobody asks for it any more")
 
 
@@ -287,6 +290,7 @@ def _forcing_field(choice: Choice, desired: Desired) -> str:
             for key in ("source", "revision", "adapter", "trust_remote_code", "role", "kv_bits", "draft"):
                 if getattr(old, key) != getattr(choice.form, key):
                     return f"models.{choice.name}.{key}"
+            return f"models.{choice.name}.template.file"
     return "active" if choice.why == "active" else f"models.{choice.name}.residency"
 
 

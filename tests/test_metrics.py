@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from appliance.server.routes import ROUTES, route_of
 from appliance.supervisor.record import Caller, Ended, Refused
 from appliance.tally import Histogram, Tally
 from reconciler.events import Event, EventType
-from reconciler.observed import CacheObs, EngineObs, EngineState
+from reconciler.observed import CacheObs, EngineInfo, EngineObs, EngineState, Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLER = Caller(path="/v1/chat/completions")
@@ -145,6 +146,25 @@ def test_what_caches_gave_is_summed_up_over_engines_that_come_and_go() -> None:
         "misses": 3,
         "tokens": 2200,
     }
+
+
+def test_tool_calls_that_did_not_parse_count_by_parser_over_engines_that_come_and_go() -> None:
+    tally = Tally()
+    info = EngineInfo("qwen3", 1.0, 1, 1, 512, True, None, "cpu", tool_parser="json_tools")
+
+    def look(*found: tuple[str, str, int]) -> None:
+        tally.engines(
+            replace(obs(EngineState.READY, 1.0), id=id, info=info, limits=Limits(512, tool_parser=chosen),
+                    tool_failures=failures)
+            for id, chosen, failures in found
+        )  # fmt: skip
+
+    look(("demo-1", "auto", 0))
+    assert tally.tool_failures == {}
+    look(("demo-1", "auto", 2))
+    look(("demo-1", "auto", 2), ("demo-2", "llama3", 1))
+    look(("demo-2", "llama3", 4), ("demo-3", "auto", 3))
+    assert tally.tool_failures == {"json_tools": 5, "llama3": 4}
 
 
 def test_events_are_counted_and_models_that_the_spec_dropped_are_forgotten() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import appliance
-from appliance.hub import headers
+from appliance.hub import chat_template, headers
 from appliance.hub.cache import BadName, Wanted, cache_folder, check_file_name, snapshot
 from reconciler.names import is_builtin, is_gguf, is_local
 from reconciler.observed import ModelFiles
@@ -60,14 +60,20 @@ def find(
     adapter: str | None = None,
     base: Path | None = None,
     cache: Path | None = None,
+    *,
+    code: bool = False,
+    template: str | None = None,
 ) -> ModelFiles:
     """What is there for `source`: a local folder (relative to `base`), `builtin:NAME`, or a Hub repo.
 
     Never raises for what users can get wrong: that is `state="broken"` with a message that says what to
     do, or `absent` for a Hub repo that is not, or not wholly, in the cache. cache None: the hub's own.
+    code: the model's own Python files belong to it (`trust_remote_code`). template: `template.file`.
     """
     base, cache = base or Path.cwd(), cache or cache_folder()
-    found = _part(source, revision, base, cache, adapter=False)
+    found = _part(source, revision, base, cache, adapter=False, code=code)
+    if found.state == "present" and template is not None:
+        found = _with_template(found, chat_template.look(template, base))
     if found.state != "present" or adapter is None:
         return found
     extra = _part(adapter, None, base, cache, adapter=True)
@@ -75,6 +81,13 @@ def find(
     if extra.state != "present":
         return replace(extra, path=None, message=f"adapter: {extra.message}", fingerprint=fingerprint)
     return replace(found, adapter_bytes=extra.weights_bytes, fingerprint=fingerprint)
+
+
+def _with_template(found: ModelFiles, own: chat_template.Found) -> ModelFiles:
+    fingerprint = f"{found.fingerprint}/{own.digest}"
+    if own.problem is None:
+        return replace(found, template=own.digest, fingerprint=fingerprint)
+    return ModelFiles("broken", message=own.problem, permanent=True, fingerprint=fingerprint)
 
 
 def locate(source: str, revision: str | None, base: Path, cache: Path | None = None) -> Path | None:
@@ -92,6 +105,8 @@ def wanted(
     adapter: str | None = None,
     base: Path | None = None,
     cache: Path | None = None,
+    *,
+    code: bool = False,
 ) -> list[Wanted]:
     """The Hub repos that must be downloaded before `find` says present. Empty where nothing would help."""
     base, cache = base or Path.cwd(), cache or cache_folder()
@@ -99,9 +114,9 @@ def wanted(
     if adapter is not None:
         parts.append((adapter, None, True))
     return [
-        Wanted(name, rev)
+        Wanted(name, rev, code and not is_adapter)
         for name, rev, is_adapter in parts
-        if _part(name, rev, base, cache, adapter=is_adapter).state == "absent"
+        if _part(name, rev, base, cache, adapter=is_adapter, code=code and not is_adapter).state == "absent"
     ]
 
 
@@ -112,7 +127,9 @@ def builtin(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / "examples" / "models" / name
 
 
-def _part(source: str, revision: str | None, base: Path, cache: Path, *, adapter: bool) -> ModelFiles:
+def _part(
+    source: str, revision: str | None, base: Path, cache: Path, *, adapter: bool, code: bool = False
+) -> ModelFiles:
     """One source: the model, or its adapter."""
     if is_gguf(source):
         return _broken(f"{source} is a GGUF file: not supported yet; use the model's MLX or safetensors form")
@@ -128,6 +145,9 @@ def _part(source: str, revision: str | None, base: Path, cache: Path, *, adapter
         return ModelFiles("absent", message=f"{source}{at} is not downloaded")
     inside = cache if hub else None
     folder = check_folder(path, adapter=adapter, inside=inside)
+    if folder.problem is None and hub and code and (lost := _code_missing(path, folder.config or {})):
+        message = f"{path} lacks {lost}, the model's own code; it was downloaded without"
+        return ModelFiles("absent", path=str(path), message=message, fingerprint=folder.fingerprint)
     if folder.problem is None:
         return ModelFiles(
             "present",
@@ -145,6 +165,32 @@ def _part(source: str, revision: str | None, base: Path, cache: Path, *, adapter
         permanent=state == "broken",
         fingerprint=folder.fingerprint,
     )
+
+
+def _code_missing(path: Path, config: Mapping[str, Any]) -> str | None:
+    """The first Python file that the model's files name and its folder lacks.
+
+    `model_file` is mlx-lm's word; `auto_map` is transformers': kind of class -> "module.Class", or a list of
+    such for tokenizers. "repo--module.Class" is another repo's code, which is not fetched.
+    """
+    found = [config.get("model_file"), *_modules(config.get("auto_map"))]
+    tokenizer = path / "tokenizer_config.json"
+    if tokenizer.is_file():
+        try:
+            found += _modules(_json(tokenizer).get("auto_map"))
+        except _Problem:
+            return None  # the engine says so when it reads it
+    for name in found:
+        if isinstance(name, str) and "/" not in name and not (path / name).is_file():
+            return name
+    return None
+
+
+def _modules(auto_map: object) -> list[str]:
+    if not isinstance(auto_map, dict):
+        return []
+    named = [one for value in auto_map.values() for one in (value if isinstance(value, list) else [value])]
+    return [f"{one.partition('.')[0]}.py" for one in named if isinstance(one, str) and "--" not in one]
 
 
 def _broken(message: str) -> ModelFiles:

@@ -23,4 +23,6 @@ def configuration(limits: Limits) -> wire.Configure:
         cache_memory=limits.cache_memory_bytes,
         cache_disk=limits.cache_disk_bytes,
         prefill_auto=limits.prefill_auto,
+        thinking_budget=limits.thinking_budget,
+        tool_parser=limits.tool_parser,
     )

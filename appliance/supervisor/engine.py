@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from appliance import wire
 from appliance.errors import CODES
+from appliance.hub import chat_template
 from appliance.supervisor import endings, pidfiles, probe, process
 from appliance.supervisor.asking import Answer, Asking
 from appliance.supervisor.configuration import configuration
@@ -56,6 +57,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._leases = Leases()
+        self._template = chat_template.digest(order.load.chat_template)
         self._warmup = Warmup(order.warmup, self.submit, self.cancel, self._warmed)
         self._warming: float | None = None  # the watch's age when the warm-up began
         self.asking = Asking(self._link.send)
@@ -216,6 +218,8 @@ class Engine:
             start_s=self._start_s,
             cache=self._vitals.cache,
             warmup=self._warmup.observe(),
+            template=self._template,
+            tool_failures=self._vitals.tool_failures,
         )
 
     # --- what the engine says ---------------------------------------------------------------------

@@ -21,11 +21,13 @@ class Vitals:
         self.mlx_bytes = 0
         self.waiting = 0  # requests it holds and has not begun
         self.cache = CacheObs()
+        self.tool_failures = 0  # since its start: tool calls that did not parse
         self._busy: deque[tuple[float, float]] = deque()  # (when a beat came, busy seconds it told of)
 
     def beat(self, beat: Beat, now: float) -> None:
         self.mlx_bytes = beat.active_bytes + beat.cache_bytes
         self.waiting = beat.waiting
+        self.tool_failures = beat.tool_failures
         self.cache = CacheObs(**{name: getattr(beat.cache, name) for name in _CACHE})
         self._busy.append((now, beat.busy_s))
         while self._busy[0][0] < now - WINDOW:

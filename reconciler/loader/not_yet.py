@@ -36,7 +36,6 @@ NOT_YET: tuple[Row, ...] = (
     Row("models.*.source", "GGUF files", names.is_gguf, "name MLX weights"),
     Row("models.*.role", "embedding and rerank models"),
     Row("models.*.draft", "draft models"),
-    Row("models.*.template.file", "a chat template from a file"),
     Row("git", "following a Git repository"),
 )
 

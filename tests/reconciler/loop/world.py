@@ -75,6 +75,7 @@ class Engine:
     failure: Failure | None = None
     stop_reason: str | None = None
     info: EngineInfo | None = None
+    template: str = ""  # of its source when it was started
 
     @property
     def cached(self) -> int:
@@ -105,6 +106,7 @@ class Engine:
             memory_bytes=0 if self.state is EngineState.EXITED else self.used,
             cache=replace(self.disk, memory_bytes=self.cached),
             forecast_bytes=self.forecast_bytes,
+            template=self.template,
         )
 
 
@@ -308,6 +310,7 @@ class World:
             ident, action.model, model, action.digest, action.own_digest, action.limits,
             action.forecast_bytes, size.at_floor, source.fate, self.t,
         )  # fmt: skip
+        engine.template = files.template
         self.engines[ident] = engine
         self._later(STARTING_S, lambda: self._loading(engine))
         self.poke()
@@ -410,6 +413,7 @@ class World:
             and self.t - engine.since < model.min_residency
             and not self.out(engine.model)
             and not self.recycling(engine.id)
+            and not self._outdated(engine)
         ):
             self._broken(f"{engine.id} is paged out before min_residency")
         if engine.state is EngineState.READY:
@@ -430,12 +434,15 @@ class World:
         self._enter(engine, EngineState.STOPPING)
         self._later(min(STOPPING_S, action.grace), lambda: self._exited(engine))
 
+    def _outdated(self, engine: Engine) -> bool:
+        return self._files(engine.form).template != engine.template
+
     def _check_untouched(self, engine: Engine, spec: Spec, what: str) -> None:
         """What the spec wants loaded, in this very form, is left alone."""
         model = spec.models.get(engine.model)
         if model is None or digest_of(model) != engine.digest or engine.state is not EngineState.READY:
             return
-        if self.out(engine.model) or self.recycling(engine.id):
+        if self.out(engine.model) or self.recycling(engine.id) or self._outdated(engine):
             return
         pinned = (
             engine.model == spec.active

@@ -89,7 +89,7 @@ IN_PLACE: list[dict[str, Any]] = [
     {"sampling": {"force": True}},
     {"template": {"enable_thinking": False}},
     {"thinking_budget": 3},
-    {"tool_parser": "qwen"},
+    {"tool_parser": "qwen3_coder"},
     {"warmup": ["hi"]},
     {"probe": {"within": "3s"}},
 ]
