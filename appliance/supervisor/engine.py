@@ -126,7 +126,7 @@ class Engine:
         self._link.send(frame)
 
     def ask(self, rid: int, question: wire.Embed | wire.Rank, sink: Answers) -> None:
-        """A question to an encoder, which has it in hand from now on. When and what it raises: as `submit`."""
+        """A question to an encoder, which begins it at once. Only while `open`; raises as `submit` does."""
         future = self.asking.put(question)
         self._questions[rid] = future
         self._leases.add(rid, sink)

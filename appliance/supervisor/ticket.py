@@ -31,7 +31,7 @@ class Ticket:
     caller: Caller = NOBODY
     beside: Generation | None = field(default=None, repr=False)
     visit: bool = False
-    question: wire.Embed | wire.Rank | None = field(default=None, repr=False)  # of an encoder: `submit` says nothing
+    question: wire.Embed | wire.Rank | None = field(default=None, repr=False)  # instead of `submit`
     target: str = ""  # the queue it belongs to, once resolved
     model: str = ""  # key of the routing table, once resolved
     known: bool = False  # its session was under way when it was last looked at

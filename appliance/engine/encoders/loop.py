@@ -143,10 +143,12 @@ class Loop:
         self._gauge.enter("idle")
         if worked:
             try:
-                return self._inbox.get(timeout=TIDY_AFTER)
+                soon: Command | Prepared = self._inbox.get(timeout=TIDY_AFTER)
+                return soon
             except queue.Empty:
                 mx.clear_cache()
-        return self._inbox.get()
+        late: Command | Prepared = self._inbox.get()
+        return late
 
     def _note(self, message: Command | Prepared | Question) -> None:
         if isinstance(message, Prepared):
