@@ -44,7 +44,7 @@ class Compiler:
 
     def __init__(self, tokenizer: Any, vocabulary: int, end_tokens: frozenset[int]) -> None:
         """tokenizer: mlx-lm's TokenizerWrapper. vocabulary: width of the logits."""
-        self._inner = getattr(tokenizer, "_tokenizer", tokenizer)
+        self._inner = tokenizer._tokenizer
         self._vocabulary = vocabulary
         self._end_tokens = sorted(end_tokens)
         self._lock = threading.Lock()
