@@ -23,11 +23,9 @@ def of(spec: Spec, model: Model) -> tuple[Template, ...]:
 def _template(name: str, template: WarmupTemplate | None) -> Template:
     if template is None:  # an older form of the model runs again, whose templates have gone
         return Template(name, problem="warmup_templates no longer has it")
-    body = msgspec.json.encode({"messages": list(template.messages)})
+    body = msgspec.json.encode({"messages": list(template.messages), "tools": list(template.tools)})
     try:
         row = rows.chat(parse(body, schema.ChatRequest)).rows[0]
     except ApiError as error:
         return Template(name, problem=error.message)
-    tools = {"tools": list(template.tools)} if template.tools else {}
-    kwargs = {**(row.template_kwargs or {}), **tools} or None
-    return Template(name, msgspec.structs.replace(row, sampling=SAMPLING, template_kwargs=kwargs))
+    return Template(name, msgspec.structs.replace(row, sampling=SAMPLING))

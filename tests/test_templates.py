@@ -30,13 +30,17 @@ def test_a_template_is_rendered_from_what_a_request_with_its_messages_would_be()
     messages = [{"role": "developer", "content": SYSTEM}, {"role": "user", "content": "Hello", "name": "ann"}]
     found = spec(agent={"messages": messages}, tools={"messages": messages, "tools": [TOOL]})
     plain, offering = templates.of(found, found.models["demo"])
-    asked = rows.chat(parse(json.dumps({"messages": messages}).encode(), schema.ChatRequest)).rows[0]
+    asked, offered = (
+        rows.chat(parse(json.dumps({"messages": messages, **more}).encode(), schema.ChatRequest)).rows[0]
+        for more in ({}, {"tools": [TOOL]})
+    )
     assert plain.submit is not None
     assert plain.submit.messages == asked.messages
     assert (plain.submit.prompt, plain.submit.template_kwargs) == (asked.prompt, asked.template_kwargs)
     assert plain.submit.sampling.max_tokens == 1
     assert offering.submit is not None
-    assert offering.submit.template_kwargs == {"tools": [TOOL]}
+    assert offering.submit.tools == offered.tools == [TOOL]
+    assert offering.submit.messages == offered.messages
     assert (plain.name, offering.name) == ("agent", "tools")
 
 
