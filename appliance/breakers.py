@@ -159,6 +159,10 @@ class Breakers:
             self._breakers[name] = Breaker(name, self._on_change, first=self._first)
         return self._breakers[name]
 
+    def forget(self, name: str) -> None:
+        """What it guarded is no more."""
+        self._breakers.pop(name, None)
+
     def views(self) -> Mapping[str, View]:
         return {name: breaker.view() for name, breaker in self._breakers.items()}
 

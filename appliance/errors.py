@@ -28,6 +28,7 @@ CODES: dict[str, tuple[int, str]] = {
     "model_swapping": (503, "server_error"),
     "overloaded": (503, "server_error"),
     "engine_failed": (503, "server_error"),
+    "skill_unavailable": (503, "server_error"),
     "gated": (403, "permission_error"),
     "offline": (503, "server_error"),
     "checksum_mismatch": (503, "server_error"),

@@ -62,6 +62,8 @@ class EventType(StrEnum):
     DRAINED = "Drained", "New sessions are turned away (`lmx drain`), or are taken again."
     BREAKER = "Breaker", "A circuit breaker around something that is not a model opened or closed."
     KEYS = "Keys", "The API keys were read anew, or could not be; the message tells which."
+    SKILL_READY = "SkillReady", "A skill can be called: its process runs and tells what it offers."
+    SKILL_FAILED = "SkillFailed", "A skill cannot be called; it is tried again by itself, and chat goes on."
     CONDITION = "Condition", "A status condition changed."
     RECONCILE_REQUESTED = "ReconcileRequested", "Somebody asked for everything to be tried anew."
     LOOP_ERROR = "LoopError", "A pass of the loop failed; it goes on after a pause. Please report it."
