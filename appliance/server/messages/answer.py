@@ -27,11 +27,14 @@ PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 def whole(source: Source, answer: Answer, *, hidden: bool) -> dict[str, Any]:
     """hidden: what was thought is left out of its block, as the client asked for."""
     parts = Parts.of(answer)
-    message = _message(source.model, _usage(answer, answer.tokens))
+    message = _message(source.model, _usage(answer))
     message["content"] = [_block(part, hidden=hidden) for part in parts.found]
     message |= _stopped(answer)
     if parts.warning is not None:
         message[WARNING] = parts.warning
+    if answer.finish == "length" and parts.found and parts.found[-1].kind == "call":
+        cut = parts.found[-1]  # its input would have to be an object, and is none yet
+        message[WARNING] = f"max_tokens cut off the call of {cut.name}, which begins: {cut.text}"
     return message
 
 
@@ -64,7 +67,7 @@ class Events:
 
     def ending(self, rows: Sequence[Row], per_prompt: int) -> bytes:
         row = rows[0]
-        event = {"type": "message_delta", "delta": _stopped(row), "usage": _usage(row, row.tokens)}
+        event = {"type": "message_delta", "delta": _stopped(row), "usage": _usage(row)}
         if self._parts.warning is not None:
             event[WARNING] = self._parts.warning
         return _event(event) + _event({"type": "message_stop"})
@@ -152,8 +155,11 @@ def _stopped(row: Row) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": row.stop if reason == "stop_sequence" else None}
 
 
-def _usage(row: Row, tokens: int) -> dict[str, Any]:
-    return _tokens(row.prompt_tokens, row.cached_tokens, tokens)
+def _usage(row: Row) -> dict[str, Any]:
+    usage = _tokens(row.prompt_tokens, row.cached_tokens, row.tokens)
+    if row.reasoning_tokens:
+        usage["output_tokens_details"] = {"thinking_tokens": row.reasoning_tokens}
+    return usage
 
 
 def _tokens(prompt: int, cached: int, output: int) -> dict[str, Any]:

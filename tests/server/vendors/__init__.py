@@ -1,0 +1,1 @@
+"""What OpenAI's and Anthropic's own packages make of our answers."""
