@@ -24,6 +24,7 @@ from appliance.server.messages import errors
 from appliance.server.messages import routes as messages
 from appliance.server.replies import error_reply, request_id
 from appliance.server.responses import routes as responses
+from appliance.server.ws import routes as ws
 
 if TYPE_CHECKING:
     from appliance.access.limits import Charge
@@ -91,6 +92,7 @@ def build(control: Control) -> Sanic[Any, Any]:
         completions.blueprint(control),
         messages.blueprint(control),
         responses.blueprint(control),
+        ws.blueprint(control, listeners),
         models.blueprint(control),
         admin.blueprint(control, guards, listeners),
         metrics.blueprint(control),

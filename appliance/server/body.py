@@ -46,6 +46,11 @@ async def read(request: Request, kind: type[T], limit: int, *, empty: T | None =
     if empty is not None and nothing:
         return empty
     body, request.body = request.body, b""  # not kept for as long as the answer takes
+    return await decode(request, body, kind)
+
+
+async def decode(request: Request, body: bytes, kind: type[T]) -> T:
+    """JSON that came with this request, or on its connection."""
     if len(body) <= SMALL:
         scan.check(body)
     else:

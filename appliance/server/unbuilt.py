@@ -10,7 +10,6 @@ from appliance.errors import ApiError
 ROUTES: dict[str, str] = {
     "/v1/embeddings": "POST",
     "/v1/rerank": "POST",
-    "/v1/ws": "GET",
 }
 
 

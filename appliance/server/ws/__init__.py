@@ -1,0 +1,1 @@
+"""GET /v1/ws: many streamed chats on one WebSocket."""
