@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from appliance import lifeline, wire
 from appliance.engine import beat, process, weights
+from appliance.engine.constraint.compiler import Compiler
 from appliance.engine.intake import Intake, Reader, Stop
 from appliance.engine.link import Closed, Link
 from appliance.engine.opening import Opening
@@ -106,7 +107,8 @@ def serve(link: Link, intake: Intake, gauge: beat.Gauge, order: wire.Load, blas:
         link.send(wire.LoadFailed(error.code, error.message, error.permanent))
         return wire.EXIT_LOAD_FAILED
     cache = PromptCache(model, *opening.result())
-    intake.open(Reader(model.template, model.vocabulary, model.price), model.context_max)
+    compiler = Compiler(model.tokenizer, model.vocabulary, model.end_tokens)
+    intake.open(Reader(model.template, model.vocabulary, compiler, model.price), model.context_max)
     gauge.enter("idle")
     link.send(warm.loaded(model, time.monotonic() - started, blas))
     log.info("loaded %s from %s in %.2f s", order.model, order.path, time.monotonic() - started)

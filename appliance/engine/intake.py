@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.engine import prompt
+from appliance.engine.constraint import plan as following
+from appliance.engine.constraint.compiler import Compiler
 from appliance.engine.link import Link
 from appliance.engine.pricing import FREE, Price
 from appliance.engine.template import Template
@@ -64,6 +66,7 @@ class Reader:
 
     template: Template
     vocabulary: int
+    compiler: Compiler
     price: Price = FREE
 
 
@@ -170,7 +173,8 @@ class Intake:
             limits = self.limits
             job = prompt.prepare(submit, limits, reader.template, reader.vocabulary)
             prompt.check_memory(job, submit, limits, reader.price)
-            return job
+            follows = following.make(submit, limits, job, reader.compiler, reader.template.tokenizer)
+            return job if follows is None else replace(job, guiding=follows)
         except prompt.Refusal:
             raise
         except Exception as error:  # tokenizers raise their own kinds; one request must not end all

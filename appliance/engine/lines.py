@@ -22,13 +22,17 @@ def newest(row: Row, token: int, end_tokens: frozenset[int]) -> list[Line]:
     job = row.job
     finish: Finish | None = None
     try:
-        if token in end_tokens and not job.ignore_eos:
+        whole = row.guide is not None and row.guide.ended
+        if token in end_tokens and (whole or not job.ignore_eos):
             piece, finish = row.output.end(), "stop"
             if row.likely:
                 row.likely.pop()  # it is no text
         else:
             piece = row.output.push(token)
             if piece.stop is not None or piece.done:
+                finish = "stop"
+            elif whole:  # nothing could follow but the end of the text
+                piece += row.output.end()
                 finish = "stop"
             elif row.produced >= job.max_tokens:
                 piece += row.output.end(cut=True)

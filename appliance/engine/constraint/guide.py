@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from appliance.engine.output import Incremental, Streaming
+if TYPE_CHECKING:
+    from appliance.engine.output import Incremental, Streaming
+
 
 Phase = Literal["opening", "thinking", "closing", "answer"]
 

@@ -8,15 +8,17 @@ needed only where a function is `strict` or not all may be called; else calls ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.engine.answer.formats import CallFormat
 from appliance.engine.constraint import bounds, calls, grammars
 from appliance.engine.constraint.compiler import Compiler, Unsupported
 from appliance.engine.constraint.guide import Guide, Marker, Thinking
-from appliance.engine.output import detokenizer
 from appliance.engine.refusal import Refusal
 from appliance.wire import Configure, Submit
+
+if TYPE_CHECKING:
+    from appliance.engine.prompt import Job
 
 TAIL = 16  # tokens of a prompt's end: enough for a marker that ends thinking
 
@@ -35,6 +37,10 @@ class Guiding:
 
     def guide(self, tokenizer: Any) -> Guide:
         """For one row."""
+        from appliance.engine.output import (
+            detokenizer,  # it brings MLX in, which comes after the model's order
+        )
+
         free = self.matcher is None
         return Guide(
             None if free else self.matcher.deep_copy(),
@@ -49,23 +55,20 @@ class Guiding:
 def make(
     submit: Submit,
     limits: Configure,
+    job: Job,
     compiler: Compiler,
     tokenizer: Any,
-    prompt: list[int],
-    form: CallFormat | None,
-    *,
-    inside: bool,
 ) -> Guiding | None:
-    """None: its tokens are free. form: how the model writes calls, where it may call. Raises Refusal.
+    """None: its tokens are free. job: as it is prepared so far. Raises Refusal.
 
-    tokenizer: mlx-lm's TokenizerWrapper. prompt: as it will be computed. inside: it ends within a thought.
+    tokenizer: mlx-lm's TokenizerWrapper.
     """
     budget = _budget(submit, limits)
     offered = bool(submit.tools) and submit.tool_choice != "none"
     wanted = submit.grammar is not None or _calls_follow(submit, offered)
     if not wanted and budget is None:
         return None
-    thinking = _thinking(submit, limits, tokenizer, prompt, budget, inside=inside)
+    thinking = _thinking(submit, limits, job, tokenizer, budget)
     if not wanted:
         return None if thinking is None else Guiding(compiler, thinking=thinking)
     if submit.continue_final:
@@ -77,9 +80,10 @@ def make(
             "this model answers in channels, which no grammar is built for yet",
             param="tools",
         )
+    form = job.plan.tools.form if job.plan.tools is not None else None
     param = "tools" if submit.grammar is None else "response_format"
     try:
-        grammar = _grammar(submit, compiler, form if offered else None, gap=thinking is not None)
+        grammar = _grammar(submit, compiler, form, gap=thinking is not None)
         matcher = compiler.compile(grammar)
     except (Unsupported, bounds.TooMuch) as error:
         raise Refusal("unsupported_grammar", f"this cannot be enforced: {error}", param=param) from error
@@ -120,20 +124,15 @@ def _calls_follow(submit: Submit, offered: bool) -> bool:
 
 
 def _thinking(
-    submit: Submit,
-    limits: Configure,
-    tokenizer: Any,
-    prompt: list[int],
-    budget: int | None,
-    *,
-    inside: bool,
+    submit: Submit, limits: Configure, job: Job, tokenizer: Any, budget: int | None
 ) -> Thinking | None:
     """How this answer may begin to think; None: it does not."""
     if submit.messages is None or not tokenizer.has_thinking:
         return None
+    inside = job.plan.initial == "reasoning"
     if not inside:
         asked = (submit.template_kwargs or {}).get("enable_thinking", limits.enable_thinking)
-        closed = tokenizer.decode(prompt[-TAIL:]).rstrip().endswith(tokenizer.think_end)
+        closed = tokenizer.decode(job.prompt[-TAIL:]).rstrip().endswith(tokenizer.think_end)
         if closed or submit.continue_final or not asked:
             return None
     start = Marker(tokenizer.think_start, tuple(tokenizer.think_start_tokens))
