@@ -171,6 +171,7 @@ class RealEffects:
             adapter=os.fspath(adapter) if adapter is not None else None,
             trust_remote_code=model.trust_remote_code,
             kv_bits=model.kv_bits,
+            role=model.role,
             cache_path=None if self.cache_path is None else os.fspath(self.cache_path),
             chat_template=template,
         )

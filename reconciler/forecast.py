@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from reconciler.encoder_shape import encoder_workspace
 from reconciler.kv_shape import (
     KV_STEP,
     PREFILL_CHUNK,
@@ -133,8 +134,14 @@ def forecast(
     prefill_chunk: int = PREFILL_CHUNK,
     kv_bits: int | None = None,
     backend: Backend = DEFAULT_BACKEND,
+    encodes: bool = False,
 ) -> Forecast:
-    """What an engine of these files will hold with one request of `context` tokens. Raises ForecastError."""
+    """What an engine of these files will hold with one request of `context` tokens. Raises ForecastError.
+
+    encodes: it computes vectors or scores, and keeps no cache.
+    """
+    if encodes:
+        return _encoder(files, context, backend)
     size = dtype_bytes(files.config, files)
     shape = kv_bytes_per_token(files.config, kv_bits=kv_bits, element_bytes=size)
     held = weights(files)
@@ -159,6 +166,20 @@ def forecast(
     return Forecast(held, kv, work, PROCESS, total, line)
 
 
+def _encoder(files: ModelFiles, context: int, backend: Backend) -> Forecast:
+    """On the CPU backend an encoder computes in float32, whatever its files hold."""
+    size, held = dtype_bytes(files.config, files), weights(files)
+    if backend == "cpu" and not files.config.get("quantization"):
+        size, held = 4, max(held, 4 * files.parameters)
+    work = encoder_workspace(files.config, context=context, backend=backend, element_bytes=size)
+    total = held + work + PROCESS
+    line = (
+        f"weights {_human(held)} + workspace {_human(work)} (inputs of up to {context:,} tokens)"
+        f" + process {_human(PROCESS)} = {_human(total)}"
+    )
+    return Forecast(held, 0, work, PROCESS, total, line)
+
+
 def fit_context(
     files: ModelFiles,
     room_bytes: int,
@@ -169,6 +190,7 @@ def fit_context(
     prefill_chunk: int = PREFILL_CHUNK,
     kv_bits: int | None = None,
     backend: Backend = DEFAULT_BACKEND,
+    encodes: bool = False,
 ) -> ContextFit:
     """The ceiling that fits into `room_bytes`: the warning threshold less what stays loaded.
 
@@ -178,7 +200,8 @@ def fit_context(
     """
 
     def price(tokens: int) -> Forecast:
-        return forecast(files, context=tokens, prefill_chunk=prefill_chunk, kv_bits=kv_bits, backend=backend)
+        how: dict[str, Any] = {"prefill_chunk": prefill_chunk, "kv_bits": kv_bits, "backend": backend}
+        return forecast(files, context=tokens, encodes=encodes, **how)
 
     def most_that_fits(least: int, most: int) -> int:
         """By bisection in steps of the cache; 0 where even `least` does not fit."""

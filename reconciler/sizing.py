@@ -9,6 +9,7 @@ from typing import Literal
 
 from reconciler import forecast
 from reconciler.digests import digest
+from reconciler.encoder_shape import input_limit
 from reconciler.kv_shape import PREFILL_CHUNK, own_context
 from reconciler.observed import MemoryObs, ModelFiles
 from reconciler.spec import Model, Spec
@@ -52,7 +53,8 @@ def size_of(form: Model, files: ModelFiles | None, spec: Spec) -> Size:
         return _unknown("its files are not there yet")
     key = (files.fingerprint, files.path, digest(form))
     try:
-        return _priced(_Files(key, files), form.context, ceiling, _chunk(form), form.kv_bits)
+        encodes = form.role != "chat"
+        return _priced(_Files(key, files), form.context, ceiling, _chunk(form), form.kv_bits, encodes)
     except forecast.ForecastError as error:
         return _unknown(str(error))
 
@@ -82,19 +84,23 @@ class _Files:
 
 
 @lru_cache(maxsize=64)
-def _priced(held: _Files, context: int | str, ceiling: int | None, chunk: int, kv_bits: int | None) -> Size:
+def _priced(
+    held: _Files, context: int | str, ceiling: int | None, chunk: int, kv_bits: int | None, encodes: bool
+) -> Size:
     files = held.files
     declared: int | Literal["auto"] = context if isinstance(context, int) else "auto"
-    own = own_context(files.config)
+    own = input_limit(files.config) if encodes else own_context(files.config)
 
     @lru_cache(maxsize=256)
     def price(tokens: int) -> forecast.Forecast:
-        return forecast.forecast(files, context=tokens, prefill_chunk=chunk, kv_bits=kv_bits)
+        return forecast.forecast(
+            files, context=tokens, prefill_chunk=chunk, kv_bits=kv_bits, encodes=encodes
+        )
 
     @lru_cache(maxsize=64)
     def fit(room: int) -> tuple[int, str]:
         found = forecast.fit_context(
-            files, room, declared, own, ceiling, prefill_chunk=chunk, kv_bits=kv_bits
+            files, room, declared, own, ceiling, prefill_chunk=chunk, kv_bits=kv_bits, encodes=encodes
         )
         if found.fits:
             return found.effective, found.why

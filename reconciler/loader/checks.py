@@ -68,6 +68,7 @@ def _aliases(spec: Spec) -> Iterator[Finding]:
 
 def _model(spec: Spec, at: Loc, model: Model) -> Iterator[Finding]:
     here = dotted(at)
+    yield from _role(at, model)
     if model.min_residency > model.idle_timeout:
         yield Finding(
             ((*at, "min_residency"), (*at, "idle_timeout")),
@@ -106,6 +107,30 @@ def _model(spec: Spec, at: Loc, model: Model) -> Iterator[Finding]:
             f"runs whatever code {model.source} holds at the time; pin {here}.revision to a commit you know",
             warning=True,
         )
+
+
+# Of a model that computes vectors or scores, these would be read and never used.
+CHAT_ONLY = (
+    "kv_bits",
+    "adapter",
+    "draft",
+    "sampling",
+    "template",
+    "thinking_budget",
+    "tool_parser",
+    "trust_remote_code",
+    "warmup",
+)
+
+
+def _role(at: Loc, model: Model) -> Iterator[Finding]:
+    """Only where the file says something: a default asks for nothing."""
+    if model.role == "chat":
+        return
+    for key in CHAT_ONLY:
+        if key in model.model_fields_set and getattr(model, key) != fields.default(Model.model_fields[key]):
+            message = f"is for chat models only, and {dotted(at)}.role is {model.role}; remove it"
+            yield Finding(((*at, key), (*at, "role")), message)
 
 
 def _limits(spec: Spec) -> Iterator[Finding]:

@@ -34,7 +34,6 @@ class Row:
 NOT_YET: tuple[Row, ...] = (
     Row("extends", "base files"),
     Row("models.*.source", "GGUF files", names.is_gguf, "name MLX weights"),
-    Row("models.*.role", "embedding and rerank models"),
     Row("models.*.draft", "draft models"),
     Row("git", "following a Git repository"),
 )
