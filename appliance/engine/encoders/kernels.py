@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-SCORES = 32 * 2**20  # elements of attention scores that may exist at a time on the CPU: 128 MiB
+SCORES = 16 * 2**20  # elements of attention scores computed at a time on the CPU: 64 MiB
 LOWEST = -40.0  # e**-40 is nothing beside 1 in float32: scores further below their row's best count as this
 
 Activation = Callable[[mx.array], mx.array]
