@@ -93,9 +93,7 @@ def _priced(
 
     @lru_cache(maxsize=256)
     def price(tokens: int) -> forecast.Forecast:
-        return forecast.forecast(
-            files, context=tokens, prefill_chunk=chunk, kv_bits=kv_bits, encodes=encodes
-        )
+        return forecast.forecast(files, context=tokens, prefill_chunk=chunk, kv_bits=kv_bits, encodes=encodes)
 
     @lru_cache(maxsize=64)
     def fit(room: int) -> tuple[int, str]:

@@ -23,6 +23,7 @@ from reconciler.names import is_builtin, is_gguf, is_local
 from reconciler.observed import ModelFiles
 
 INDEX = "model.safetensors.index.json"
+SENTENCES = "sentence_bert_config.json"
 JSON_LIMIT = 64 * 1024 * 1024  # bytes; the largest published index is a twentieth of it
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")
 _REMEMBERED = 64  # folders; one entry is a parsed config
@@ -257,6 +258,9 @@ def _checked(path: Path, names: set[str], fingerprint: str, adapter: bool, insid
     config = _json(path / described)
     if not adapter and not isinstance(config.get("model_type"), str):
         raise _Problem(f"{path / described} names no model_type, so nothing can load it")
+    if not adapter and SENTENCES in names:  # an encoder's own limit, beside what config.json says
+        said = _json(path / SENTENCES).get("max_seq_length")
+        config = {**config, "max_seq_length": said} if isinstance(said, int) else config
     shards = sorted(n for n in names if n.startswith(glob_start) and n.endswith(".safetensors"))
     listed = _json(path / INDEX).get("weight_map") if INDEX in names and not adapter else None
     if listed is not None:
