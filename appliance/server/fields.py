@@ -76,7 +76,8 @@ def asks_nothing(raw: Raw, name: str, nothings: tuple[Any, ...] = ()) -> None:
         if value is None or value == [] or any(value == n and type(value) is type(n) for n in nothings):
             return
     more = f"; it may be {' or '.join(shown(n) for n in nothings)}" if nothings else ""
-    raise not_supported(name, more)
+    instead = schema.INSTEAD.get(name.rpartition(".")[2])
+    raise not_supported(name, f"; use {instead}" if instead else more)
 
 
 def small(raw: Raw, name: str, kind: type[T]) -> T | None:

@@ -173,6 +173,8 @@ class ChatRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     thinking_budget: int | None = None  # most tokens of reasoning
     chat_template_kwargs: Raw = NULL  # name -> value
     continue_final_message: bool | None = None  # the last message is the beginning of the answer
+    skills: list[str] | None = None  # those of lmx.yaml that it may use; see `skills`
+    skill_mode: Literal["run", "return"] | None = None  # who runs their calls; run: LMX
     # Not served yet; see NOTHING.
     audio: Raw = NULL
     function_call: Raw = NULL
@@ -198,6 +200,10 @@ class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str
 
 
+class PullRequest(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
 class UnloadRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
 
@@ -214,6 +220,9 @@ class WarmupRequest(msgspec.Struct, forbid_unknown_fields=True):
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """A body that has nothing to say."""
 
+
+# What to use in place of a field of the old interface.
+INSTEAD = {"functions": "tools", "function_call": "tool_choice, and tool_calls in messages"}
 
 # Values that ask for nothing. `None` and empty lists are on every list without being named.
 NOTHING: dict[str, tuple[Any, ...]] = {
