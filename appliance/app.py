@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -41,6 +42,7 @@ from appliance.request_log import RequestLog
 from appliance.server.app import Listeners, build
 from appliance.service import Services
 from appliance.sessions import Sessions
+from appliance.skills.registry import Skills
 from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.process import ENGINE
@@ -177,18 +179,22 @@ class _Appliance:
         self._router.books.on_end += [self._requests.ended, self._tally.ended]
         self._router.books.on_refused += [self._requests.refused, self._tally.refused]
         self._access = Access(file.path.parent, told=self._on_keys)
+        self._skills = Skills(
+            file.path.parent, folder, self._breakers, self._on_skill, on_call=self._tally.skill_called
+        )
         self._control = ApplianceControl(
             self._router,
             self._feed,
             self._memory,
             str(file.path),
-            retry=self._fetching.retry_all,
+            retry=self._retry,
             metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
             breakers=self._breakers,
             sessions=Sessions(self._engines, lambda: self._effects.cache_path),
             identities=identity.load(folder),
             access=self._access,
             pulls=Pulls(self._fetching, file.path.parent),
+            skills=self._skills,
         )
         self._router.books.priority_of = self._control.priority_of
         app = build(self._control)
@@ -233,6 +239,14 @@ class _Appliance:
         data = {"breaker": breaker.name, "state": breaker.state, "failures": breaker.view().failures}
         self._loop.emit(EventType.BREAKER, told(breaker), data)
 
+    def _on_skill(self, kind: EventType, message: str, data: dict[str, Any]) -> None:
+        self._loop.emit(kind, message, data)
+
+    def _retry(self) -> None:
+        """What `lmx reconcile` asks for."""
+        self._fetching.retry_all()
+        self._skills.restart()
+
     def _on_event(self, event: Event) -> None:
         self._tally.event(event, asyncio.get_running_loop().time())
         if event.kept:
@@ -243,6 +257,8 @@ class _Appliance:
         self._requests.step = self._loop.strain.pressure.step
         if self._loop.seen is not None:
             self._tally.engines(self._loop.seen.engines)
+        if not self._loop.spec.suspend:
+            self._skills.apply(self._loop.spec.skills)
         self._control.noticed()
 
     async def serve(self) -> None:
@@ -283,7 +299,7 @@ class _Appliance:
         hurry = asyncio.create_task(self._now.wait())
         await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
-        await asyncio.gather(self._fetching.close(), self._engines.close())
+        await asyncio.gather(self._fetching.close(), self._engines.close(), self._skills.close())
         await closing
         self._loop.emit(EventType.STOPPED, "told to stop", {})
 

@@ -19,6 +19,7 @@ from appliance.metrics import Metrics
 from appliance.pulling import Pulls
 from appliance.remembered import Remembered
 from appliance.sessions import Sessions
+from appliance.skills.registry import Skills
 from appliance.supervisor.router import Router
 from appliance.warming import warm
 from reconciler.fields import plain
@@ -51,8 +52,9 @@ class ApplianceControl:
         identities: Identities,
         access: Access,
         pulls: Pulls,
+        skills: Skills,
     ) -> None:
-        self.router, self.access = router, access
+        self.router, self.access, self.skills = router, access, skills
         self._retry, self._metrics, self._breakers = retry, metrics, breakers
         self._feed, self._memory, self._source = feed, memory, source
         self._sessions, self.identity, self._pulls = sessions, identities.of, pulls
@@ -79,7 +81,7 @@ class ApplianceControl:
         return self._status[1]
 
     def _document(self) -> dict[str, Any]:
-        return documents.document(
+        found = documents.document(
             self._loop,
             self._source,
             self._started,
@@ -88,6 +90,7 @@ class ApplianceControl:
             self._memory.recent(),
             self._breakers,
         )
+        return {**found, "skills": self.skills.status()}
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.exposition(accept)

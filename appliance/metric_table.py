@@ -31,6 +31,9 @@ TOKENS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 LONG = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
+CALLS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+_SKILL = ("skill", "name of a skill in the spec")
 _MODEL = ("model", "key of a model in the spec")
 
 METRICS: tuple[Metric, ...] = (
@@ -144,10 +147,17 @@ METRICS: tuple[Metric, ...] = (
         TOKENS,
     ),
     Metric(
+        "lmx_skill_calls_total",
+        "counter",
+        "Calls of skills that LMX ran.",
+        (_SKILL, ("outcome", "ok, or what became of it: docs/skills.md has the list")),
+    ),
+    Metric("lmx_skill_duration_seconds", "histogram", "One call of a skill.", (_SKILL,), CALLS),
+    Metric(
         "lmx_breaker_state",
         "gauge",
         "Circuit breakers around what is not a model: 0 closed, 1 half open, 2 open.",
-        (("name", "what is guarded: hub"),),
+        (("name", "what is guarded: hub, or skill NAME"),),
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -45,7 +45,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         loop = self._loop()
-        self._tally.forget(loop.spec.models)
+        self._tally.forget(loop.spec.models, loop.spec.skills)
         values, histograms = dict(self._values(loop)), dict(self._histograms())
         for metric in metric_table.METRICS:
             labels = [name for name, _ in metric.labels]
@@ -99,6 +99,7 @@ class Metrics(Collector):
             "lmx_breaker_state",
             [((name,), BREAKER[view.state]) for name, view in self._breakers.views().items()],
         )
+        yield "lmx_skill_calls_total", list(tally.skills.items())
         yield from self._machine(loop)
 
     def _machine(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
@@ -143,6 +144,7 @@ class Metrics(Collector):
         yield "lmx_reconcile_duration_seconds", [((), tally.reconcile_s)]
         yield "lmx_swap_duration_seconds", [((stage,), found) for stage, found in tally.stages_s.items()]
         yield "lmx_ttft_seconds", [((), tally.ttft_s)]
+        yield "lmx_skill_duration_seconds", [((name,), found) for name, found in tally.skills_s.items()]
         yield "lmx_inter_token_seconds", [((), tally.inter_token_s)]
 
 

@@ -64,6 +64,8 @@ class Tally:
         self.ttft_s = _histogram("lmx_ttft_seconds")
         self.inter_token_s = _histogram("lmx_inter_token_seconds")
         self.cache: Counter[str] = Counter()  # as CacheObs names them, over all engines there have been
+        self.skills: Counter[tuple[str, str]] = Counter()  # (skill, outcome)
+        self.skills_s: dict[str, Histogram] = {}
         self._engines: dict[str, tuple[EngineState, float, float]] = {}  # id -> state, since, born
         self._caches: dict[str, CacheObs] = {}  # id -> what has been counted of it
         self.tool_failures: Counter[str] = Counter()  # by parser, over all engines there have been
@@ -82,6 +84,12 @@ class Tally:
 
     def refused(self, record: Refused) -> None:
         self.requests[route_of(record.caller.path), record.outcome] += 1
+
+    def skill_called(self, skill: str, outcome: str, seconds: float) -> None:
+        self.skills[skill, outcome] += 1
+        if skill not in self.skills_s:
+            self.skills_s[skill] = _histogram("lmx_skill_duration_seconds")
+        self.skills_s[skill].add(seconds)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -134,8 +142,13 @@ class Tally:
             self.stages_s[stage] = _histogram("lmx_swap_duration_seconds")
         self.stages_s[stage].add(max(0.0, seconds))
 
-    def forget(self, models: Iterable[str]) -> None:
-        """Drop what belongs to other models than these."""
+    def forget(self, models: Iterable[str], skills: Iterable[str] = ()) -> None:
+        """Drop what belongs to other models and skills than these."""
         kept = set(models)
         for model, reason in [key for key in self.restarts if key[0] not in kept]:
             del self.restarts[model, reason]
+        named = set(skills)
+        for skill, outcome in [key for key in self.skills if key[0] not in named]:
+            del self.skills[skill, outcome]
+        for skill in self.skills_s.keys() - named:
+            del self.skills_s[skill]

@@ -15,7 +15,7 @@ from sanic.config import Config
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from appliance.server import admin, chat, completions, health, metrics, models, unbuilt
+from appliance.server import admin, chat, completions, health, metrics, models, skills, unbuilt
 from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.guards import Guards, mark
@@ -94,6 +94,7 @@ def build(control: Control) -> Sanic[Any, Any]:
         responses.blueprint(control),
         ws.blueprint(control, listeners),
         models.blueprint(control),
+        skills.blueprint(control),
         admin.blueprint(control, guards, listeners),
         metrics.blueprint(control),
         unbuilt.blueprint(),

@@ -9,9 +9,9 @@ from sanic import Blueprint
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from appliance.server import body, generate, rows, schema
+from appliance.server import body, generate, rows, schema, skills
 from appliance.server.caller import caller_of, signed
-from appliance.server.chunks import DONE, WARNING, Chunks, Head, call_of, finish_of, sse, usage_of
+from appliance.server.chunks import DONE, SKILLS, WARNING, Chunks, Head, call_of, finish_of, sse, usage_of
 from appliance.server.control import Control
 from appliance.server.logprobs import chat_logprobs
 from appliance.server.replies import reply
@@ -24,8 +24,14 @@ def blueprint(control: Control) -> Blueprint:
     async def completions(request: Request) -> HTTPResponse | None:
         control.router.check(caller_of(request))
         asked = await body.read(request, schema.ChatRequest, control.spec().server.max_body)
-        found = rows.chat(asked)
-        ask = ask_of(asked, found, signed(request, asked, control, left_out=found.left_out))
+        chosen = await skills.choose(control, asked)
+        found = rows.chat(asked, chosen.tools)
+        ask = ask_of(
+            asked,
+            found,
+            signed(request, asked, control, left_out=found.left_out),
+            opener=chosen.opener(control, found),
+        )
         if asked.stream:
             await generate.stream(request, control.router, ask)
             return None
@@ -50,6 +56,7 @@ def ask_of(
     id: str | None = None,
     frame: Callable[[bytes], bytes] = sse,
     done: bytes = DONE,
+    opener: generate.Opener | None = None,
 ) -> generate.Ask:
     """A checked body as a question. id, frame, done: of its chunks, where they are no Server-Sent Events."""
     usage = bool(asked.stream_options and asked.stream_options.include_usage)
@@ -59,6 +66,7 @@ def ask_of(
         format=lambda source: Chunks(Head.of("chat", source, usage=usage, id=id), frame=frame, done=done),
         per_prompt=asked.n or 1,
         caller=caller,
+        opener=opener,
     )
 
 
@@ -72,6 +80,8 @@ def _choice(index: int, answer: generate.Answer) -> dict[str, Any]:
         message["reasoning_content"] = answer.reasoning
     if answer.calls:
         message["tool_calls"] = [call_of(call) for call in answer.calls]
+    if answer.steps:
+        message[SKILLS] = [step.shown() for step in answer.steps]
     choice = {
         "index": index,
         "message": message,

@@ -18,12 +18,14 @@ from appliance.errors import ApiError
 from appliance.server.generate import Call, Row
 from appliance.server.logprobs import Offsets, chat_logprobs
 from appliance.server.replies import encode
+from appliance.skills.steps import Told
 
 if TYPE_CHECKING:
     from appliance.server.generate import Source
     from appliance.supervisor.generation import Delta
 
 MARK = "\x00text\x00"
+SKILLS = "lmx_skills"  # our own member of a delta or message: calls that LMX runs
 WARNING = "lmx_warning"  # our own member of a choice: what went wrong without an error
 
 Family = Literal["chat", "text"]
@@ -122,6 +124,8 @@ class Chunks:
                 deltas.append({"content": text})
             if more.calls:
                 deltas.append({"tool_calls": [_part(part) for part in more.calls]})
+            if isinstance(more, Told) and more.steps:
+                deltas.append({SKILLS: [step.shown() for step in more.steps]})
             bodies = [{"delta": delta} for delta in deltas or [{}]]
             if more.logprobs:
                 bodies[0]["logprobs"] = chat_logprobs(more.logprobs)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from appliance.access.desk import Access
+    from appliance.skills.registry import Skills
     from appliance.supervisor.router import Router
     from reconciler.spec import Spec
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 class Control(Protocol):
     router: Router
     access: Access
+    skills: Skills
 
     def spec(self) -> Spec:
         """The accepted spec; defaults where no file was ever valid."""

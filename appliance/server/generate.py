@@ -38,6 +38,7 @@ from appliance import wire
 from appliance.errors import ApiError
 from appliance.server.replies import as_api_error
 from appliance.server.sse import EventStream
+from appliance.skills.steps import Step, Told
 from appliance.supervisor.record import NOBODY, Caller
 
 if TYPE_CHECKING:
@@ -52,9 +53,13 @@ class Source(Protocol):
 
     model: str
     engine_id: str
-    prompt_tokens: int
-    cached_tokens: int
     bounded: bool
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def cached_tokens(self) -> int: ...
 
     def __aiter__(self) -> AsyncIterator[Delta]: ...
 
@@ -124,6 +129,7 @@ class Answer(Row):
     calls: list[Call] = field(default_factory=list)
     logprobs: list[wire.Logprob] = field(default_factory=list)
     warning: str | None = None
+    steps: Sequence[Step] = ()  # calls of skills that were run on the way
 
 
 T = TypeVar("T", bound=Row)
@@ -249,6 +255,7 @@ async def _collect(source: Source) -> Answer:
         calls=calls,
         logprobs=more.logprobs,
         warning=more.warning,
+        steps=more.steps if isinstance(more, Told) else (),
     )
 
 

@@ -13,6 +13,7 @@ ROUTES = frozenset(
         "/v1/messages/count_tokens",
         "/v1/rerank",
         "/v1/models",
+        "/v1/skills",
         "/v1/ws",
         "/healthz",
         "/readyz",

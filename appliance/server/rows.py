@@ -6,8 +6,9 @@ differ in their seed only, so that a seeded request gives the same choices each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -29,7 +30,8 @@ class Chat:
     left_out: bool
 
 
-def chat(body: schema.ChatRequest) -> Chat:
+def chat(body: schema.ChatRequest, more: Sequence[dict[str, Any]] = ()) -> Chat:
+    """more: tools to offer beside those of the body."""
     fields.check_common(body)
     found = conversation.read(body.messages)
     row = msgspec.structs.replace(
@@ -40,7 +42,7 @@ def chat(body: schema.ChatRequest) -> Chat:
         continue_final=_goes_on(body),
         logprobs=_logprobs(body),
     )
-    return Chat(choices(tools.read(body).put(row), body.n, body.seed), found.left_out)
+    return Chat(choices(tools.read(body, more).put(row), body.n, body.seed), found.left_out)
 
 
 def completion_rows(body: schema.CompletionRequest) -> list[wire.Submit]:

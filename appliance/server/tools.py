@@ -39,9 +39,12 @@ class Tools:
         return msgspec.structs.replace(row, **vars(self))
 
 
-def read(body: schema.ChatRequest) -> Tools:
-    """Raises ApiError."""
-    return choose(_tools(body.tools), body.tool_choice, body.parallel_tool_calls is not False)
+def read(body: schema.ChatRequest, more: Sequence[dict[str, Any]] = ()) -> Tools:
+    """more: offered beside those of the body. Raises ApiError."""
+    offered = [*_tools(body.tools), *more]
+    if more:
+        check(offered, "tools")
+    return choose(offered, body.tool_choice, body.parallel_tool_calls is not False)
 
 
 def function(

@@ -121,12 +121,23 @@ class Desk:
         return answer
 
 
+class NoSkills:
+    """What a spec without skills has."""
+
+    def listing(self) -> list[dict[str, Any]]:
+        return []
+
+    async def offers(self, names: list[str]) -> dict[str, Any]:
+        raise ApiError("invalid_request", f"skills: there is no skill {names[0]!r}", param="skills")
+
+
 class Board:
     """A control whose every answer can be set."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
         self.access = Access(Path("/nowhere"), {})
+        self.skills: Any = NoSkills()
         self.now = spec()
         self.beating: tuple[bool, str] = (True, "")
         self.readiness: tuple[bool, str, str] = (True, "demo", "")
