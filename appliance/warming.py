@@ -79,11 +79,23 @@ async def _until_it_answers(router: Router, model: str, deadline: float) -> None
                 raise
 
 
+def _question(router: Router, model: str) -> wire.Embed | wire.Rank | None:
+    """What an encoder is asked instead. None: it is a chat model."""
+    route = router.table.routes.get(model)
+    if route is None or route.role == "chat":
+        return None
+    return wire.Embed(0, [PROMPT]) if route.role == "embedding" else wire.Rank(0, PROMPT, [PROMPT])
+
+
 async def _run(router: Router, model: str, rows: int) -> dict[str, Any]:
-    """So many rows side by side. ttft_ms: of the slowest of them."""
+    """So many rows side by side. ttft_ms: of the slowest of them; encoders have none."""
     ask = wire.Submit(0, prompt=PROMPT, sampling=wire.Sampling(max_tokens=TOKENS), ignore_eos=True)
     clock = asyncio.get_running_loop().time  # a first token is told by the same
     began = clock()
+    question = _question(router, model)
+    if question is not None:
+        await asyncio.gather(*(router.ask(model, question, caller=CALLER) for _ in range(rows)))
+        return {"rows": rows, "ms": round((clock() - began) * 1000, 1)}
 
     async def one() -> Generation:
         async with await router.open(model, ask, bounded=False, caller=CALLER) as generation:

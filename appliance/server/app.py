@@ -15,7 +15,7 @@ from sanic.config import Config
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from appliance.server import admin, chat, completions, health, metrics, models, skills, unbuilt
+from appliance.server import admin, chat, completions, embeddings, health, metrics, models, rerank, skills
 from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.guards import Guards, mark
@@ -92,12 +92,13 @@ def build(control: Control) -> Sanic[Any, Any]:
         completions.blueprint(control),
         messages.blueprint(control),
         responses.blueprint(control),
+        embeddings.blueprint(control),
+        rerank.blueprint(control),
         ws.blueprint(control, listeners),
         models.blueprint(control),
         skills.blueprint(control),
         admin.blueprint(control, guards, listeners),
         metrics.blueprint(control),
-        unbuilt.blueprint(),
     ):
         app.blueprint(family)
     return app

@@ -39,6 +39,11 @@ def signed(request: Request, body: schema.Generate, control: Control, *, left_ou
     )
 
 
+def asker(request: Request, control: Control) -> Caller:
+    """Of a request that keeps nothing: embeddings and scores."""
+    return msgspec.structs.replace(caller_of(request), key=control.identity(shown(request)))
+
+
 def _conversation(request: Request, body: schema.Generate) -> str | None:
     """`user` names a person, who has more than one conversation."""
     given = request.headers.getall(SESSION, [])
