@@ -182,7 +182,7 @@ def _unsealed(sealed: str, where: str) -> str:
     if not sealed.startswith(SEALED):
         raise invalid(where, "was not made here, and cannot be read; leave the reasoning item out")
     try:
-        return base64.urlsafe_b64decode(sealed.removeprefix(SEALED)).decode()
+        return base64.b64decode(sealed.removeprefix(SEALED), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise invalid(
             where, "is damaged; send it back as it came, or leave the reasoning item out"

@@ -225,97 +225,95 @@ async def test_what_asks_for_nothing_is_accepted(site: Site) -> None:
     assert site.desk.callers[-1].session == "me"
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "param"),
-    [
-        ({"messages": []}, "invalid_request", "messages"),
-        ({"max_tokens": 0}, "invalid_request", "max_tokens"),
-        ({"temperature": 2.5}, "invalid_request", "temperature"),
-        ({"top_k": -1}, "invalid_request", "top_k"),
-        ({"stop_sequences": [""]}, "invalid_request", "stop_sequences"),
-        ({"mcp_servers": [{"type": "url", "url": "http://x"}]}, "not_supported", "mcp_servers"),
-        ({"container": "c"}, "not_supported", "container"),
-        ({"speed": "fast"}, "not_supported", "speed"),
-        ({"inference_geo": "us"}, "not_supported", "inference_geo"),
-        (
-            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
-            "not_supported",
-            "context_management",
-        ),
-        ({"surprise": 1}, "not_supported", "surprise"),
-        ({"thinking": {"type": "enabled"}}, "invalid_request", "thinking.budget_tokens"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "invalid_request", "thinking.budget_tokens"),
-        ({"thinking": {"type": "disabled", "budget_tokens": 9}}, "invalid_request", "thinking.budget_tokens"),
-        ({"thinking": {"type": "between_tools"}}, "not_supported", "thinking.type"),
-        (
-            {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]},
-            "not_supported",
-            "tools[0].type",
-        ),
-        ({"tools": [{"name": "weather"}]}, "invalid_request", "tools[0].input_schema"),
-        ({"tools": [{**TOOL, "name": "a b"}]}, "invalid_request", "tools[0].name"),
-        ({"tools": [TOOL, TOOL]}, "invalid_request", "tools[1]"),
-        ({"tools": [{**TOOL, "input_schema": []}]}, "invalid_request", "tools[0].input_schema"),
-        ({"tools": [{**TOOL, "defer_loading": True}]}, "not_supported", "tools[0].defer_loading"),
-        ({"tools": [{**TOOL, "input_examples": [{}]}]}, "not_supported", "tools[0].input_examples"),
-        ({"tool_choice": {"type": "any"}}, "invalid_request", "tool_choice.type"),
-        (
-            {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}},
-            "invalid_request",
-            "tool_choice.name",
-        ),
-        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "invalid_request", "tool_choice.name"),
-        ({"messages": CALLED}, "invalid_request", "messages[1]"),
-        ({"messages": [*HELLO, text("assistant", "")]}, "invalid_request", "messages[1].content"),
-        (
-            {"messages": [{"role": "user", "content": [result("x")]}]},
-            "invalid_request",
-            "messages[0].content[0].tool_use_id",
-        ),
-        (
-            {
-                "messages": [
-                    {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}
-                ]
-            },
-            "not_supported",
-            "messages[0].content[0].type",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
-            "not_supported",
-            "messages[0].content[0].type",
-        ),
-        (
-            {"messages": [*CALLED, {"role": "user", "content": [result([{"type": "image", "source": {}}])]}]},
-            "not_supported",
-            "messages[2].content[0].content[0].type",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-            "invalid_request",
-            "messages[0].content[0].text",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "thinking": "y"}]}]},
-            "invalid_request",
-            "messages[0].content[0].thinking",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "y"}]}]},
-            "invalid_request",
-            "messages[0].content[0].type",
-        ),
-        ({"messages": [*CALLED, *CALLED[1:]]}, "invalid_request", "messages[2].content[0].id"),
-        ({"system": [{"type": "image", "source": {}}]}, "not_supported", "system[0].type"),
-    ],
-)
-async def test_what_cannot_be_honoured_is_refused_by_name(
-    site: Site, body: Any, code: str, param: str
-) -> None:
-    said = await refused(site, **body)
-    assert (said["type"], said["code"], said["param"]) == ("invalid_request_error", code, param)
-    assert param.split(".")[0].split("[")[0] in said["message"]
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"messages": []}, "invalid_request", "messages"),
+    ({"max_tokens": 0}, "invalid_request", "max_tokens"),
+    ({"temperature": 2.5}, "invalid_request", "temperature"),
+    ({"top_k": -1}, "invalid_request", "top_k"),
+    ({"stop_sequences": [""]}, "invalid_request", "stop_sequences"),
+    ({"mcp_servers": [{"type": "url", "url": "http://x"}]}, "not_supported", "mcp_servers"),
+    ({"container": "c"}, "not_supported", "container"),
+    ({"speed": "fast"}, "not_supported", "speed"),
+    ({"inference_geo": "us"}, "not_supported", "inference_geo"),
+    (
+        {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+        "not_supported",
+        "context_management",
+    ),
+    ({"surprise": 1}, "not_supported", "surprise"),
+    ({"thinking": {"type": "enabled"}}, "invalid_request", "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "invalid_request", "thinking.budget_tokens"),
+    ({"thinking": {"type": "disabled", "budget_tokens": 9}}, "invalid_request", "thinking.budget_tokens"),
+    ({"thinking": {"type": "between_tools"}}, "not_supported", "thinking.type"),
+    (
+        {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]},
+        "not_supported",
+        "tools[0].type",
+    ),
+    ({"tools": [{"name": "weather"}]}, "invalid_request", "tools[0].input_schema"),
+    ({"tools": [{**TOOL, "name": "a b"}]}, "invalid_request", "tools[0].name"),
+    ({"tools": [TOOL, TOOL]}, "invalid_request", "tools[1]"),
+    ({"tools": [{**TOOL, "input_schema": []}]}, "invalid_request", "tools[0].input_schema"),
+    ({"tools": [{**TOOL, "defer_loading": True}]}, "not_supported", "tools[0].defer_loading"),
+    ({"tools": [{**TOOL, "input_examples": [{}]}]}, "not_supported", "tools[0].input_examples"),
+    ({"tool_choice": {"type": "any"}}, "invalid_request", "tool_choice.type"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}},
+        "invalid_request",
+        "tool_choice.name",
+    ),
+    ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "invalid_request", "tool_choice.name"),
+    ({"messages": CALLED}, "invalid_request", "messages[1]"),
+    ({"messages": [*HELLO, text("assistant", "")]}, "invalid_request", "messages[1].content"),
+    (
+        {"messages": [{"role": "user", "content": [result("x")]}]},
+        "invalid_request",
+        "messages[0].content[0].tool_use_id",
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}
+            ]
+        },
+        "not_supported",
+        "messages[0].content[0].type",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
+        "not_supported",
+        "messages[0].content[0].type",
+    ),
+    (
+        {"messages": [*CALLED, {"role": "user", "content": [result([{"type": "image", "source": {}}])]}]},
+        "not_supported",
+        "messages[2].content[0].content[0].type",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "invalid_request",
+        "messages[0].content[0].text",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "thinking": "y"}]}]},
+        "invalid_request",
+        "messages[0].content[0].thinking",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "y"}]}]},
+        "invalid_request",
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [*CALLED, *CALLED[1:]]}, "invalid_request", "messages[2].content[0].id"),
+    ({"system": [{"type": "image", "source": {}}]}, "not_supported", "system[0].type"),
+]
+
+
+async def test_what_cannot_be_honoured_is_refused_by_name(site: Site) -> None:
+    for body, code, param in REFUSED:
+        said = await refused(site, **body)
+        assert (said["type"], said["code"], said["param"]) == ("invalid_request_error", code, param), body
+        assert param.split(".")[0].split("[")[0] in said["message"]
     assert site.desk.asked == []
 
 
