@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from appliance.engine.answer.formats import FORMATS, NAMES, CallFormat
+from appliance.engine.answer.formats import FORMATS, MISTRAL_LIST, NAMES, CallFormat
 from appliance.engine.answer.writing import Broken
 
 # What begins one call. mlx-lm's parsers pass over what they cannot read; here nothing may get lost.
-_BEGINS = {"kimi_k3": "<|open|>call", "minimax_m2": "<invoke name=", "muse_spark": "<atem:invoke"}
+_BEGINS = {"minimax_m2": "<invoke name=", "muse_spark": "<atem:invoke"}
+# longcat's parser fails where a call has no arguments.
+_NAME_ALONE = re.compile(r"\s*([\w.-]+)\s*")
 _BETWEEN_FUNCTIONS = re.compile(r"(?<=</function>)\s*(?=<function=)")
 
 
@@ -26,11 +28,18 @@ def find(name: str, tokenizer: Any) -> CallFormat | None:
     tokenizer: mlx-lm's TokenizerWrapper, which has looked already. None: its template names no format, or
     there is no template. Raises UnknownParser.
     """
+    template = tokenizer.chat_template
+    found = _named(name, tokenizer, template)
+    if found is not None and found.name == "mistral" and "[ARGS]" not in str(template):
+        return MISTRAL_LIST
+    return found
+
+
+def _named(name: str, tokenizer: Any, template: Any) -> CallFormat | None:
     if name != "auto":
         if name not in FORMATS:
             raise UnknownParser(f"tool_parser {name!r} is not known; there are auto, {', '.join(NAMES)}")
         return FORMATS[name]
-    template = tokenizer.chat_template
     if tokenizer.tool_parser is not None:
         module = tokenizer.tool_parser.__module__.rpartition(".")[2]
         named = tokenizer.init_kwargs.get("tool_parser_type", module)  # laguna's parser is glm47's
@@ -49,8 +58,11 @@ def parser(form: CallFormat, tools: list[dict[str, Any]]) -> Callable[[str], lis
     def parse(text: str) -> list[tuple[str, str]]:
         text = text.strip()
         pieces = _BETWEEN_FUNCTIONS.split(text) if form.name == "qwen3_coder" else [text]
-        calls = []
+        calls: list[dict[str, Any]] = []
         for piece in pieces:
+            if form.name == "longcat" and (alone := _NAME_ALONE.fullmatch(piece)):
+                calls.append({"name": alone[1], "arguments": {}})
+                continue
             try:
                 found = read(piece, tools)
             except Exception as error:

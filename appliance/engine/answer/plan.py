@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from appliance.engine.answer import reading
-from appliance.engine.answer.formats import CallFormat
+from appliance.engine.answer.formats import FORMATS, CallFormat
 from appliance.engine.answer.parsers import parser
 from appliance.engine.answer.reading import Reader
 from appliance.engine.answer.writing import Writer
@@ -57,12 +57,18 @@ def opener(form: CallFormat, offered: list[dict[str, Any]]) -> Callable[[Writer]
     if form.name == "llama3":
         return reading.objects
     if form.name == "mistral":
-        return partial(reading.mistral, marker=form.start)
+        return partial(reading.mistral, marker=marker(form))
     if form.name == "kimi_k2":
         return partial(reading.kimi_k2, end=form.end)
     if form.name == "json_tools":
         return partial(reading.objects, end=form.end)
-    return partial(reading.marked, end=form.end, parse=parser(form, offered))
+    read = reading.kimi_k3 if form.name == "kimi_k3" else reading.marked
+    return partial(read, end=form.end, parse=parser(form, offered))
+
+
+def marker(form: CallFormat) -> str:
+    """What a reader looks for: of a name, all forms are read."""
+    return FORMATS[form.name].start
 
 
 def of(tokenizer: Any, found: Tools | None, *, inside: bool = False) -> Plan:
@@ -86,8 +92,7 @@ def edges(tokenizer: Any, found: Tools | None) -> tuple[Edges, Mode]:
     for mode in made:
         made[mode] = [(marker, target) for marker, target in made[mode] if target != "call"]
     if found is not None:
-        start = found.form.start or PYTHON_TAG
         for mode in made:
-            made[mode].append((start, "call"))
+            made[mode].append((marker(found.form) or PYTHON_TAG, "call"))
     first = tokenizer.response_initial_state
     return {mode: tuple(pairs) for mode, pairs in made.items() if pairs}, _MODES.get(first, "content")

@@ -21,12 +21,14 @@ from appliance.engine.answer.following import SPACE, Follower, NotJson, escaped
 from appliance.engine.answer.writing import Broken, Writer
 
 Reader = Generator[None, str | None, None]
+Parse = Callable[[str], list[tuple[str, str]]]  # to names and arguments as JSON; raises Broken
 Char = Generator[None, str | None, str]  # gives the next character, or what it read
 ARGUMENTS = ("arguments", "parameters")
 BARE = frozenset({"type", "id", "name", *ARGUMENTS})  # keys of a call without a marker
 HEADER = 256  # characters: names and what stands around them are shorter
 
 _KIMI = re.compile(r"\s*(?:functions\.)?(.+?):\d+\s*", re.DOTALL)
+_K3_NAME = re.compile(r'<\|open\|>call\b.*?\btool="([^"]+)"', re.DOTALL)
 _MISTRAL = re.compile(r"([\w-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?")
 
 
@@ -300,8 +302,42 @@ def kimi_k2(writer: Writer, end: str) -> Reader:
         header = yield from until(KIMI_ARGUMENTS)
 
 
-def marked(writer: Writer, end: str, parse: Callable[[str], list[tuple[str, str]]]) -> Reader:
-    """Everything up to the end marker, or the answer's end. parse: to names and arguments; raises Broken."""
+K3_CALL, K3_CALLED = "<|open|>call", "<|close|>call<|sep|>"
+K3_JSON, K3_DONE = "<|open|>json", "<|close|>json<|sep|>"
+SEPARATOR = "<|sep|>"
+
+
+def kimi_k3(writer: Writer, end: str, parse: Parse) -> Reader:
+    """`<|open|>call tool="NAME" index="1"<|sep|>`, arguments, `<|close|>call<|sep|>`, repeated.
+
+    Arguments are one JSON object in `<|open|>json type="object"<|sep|>`, which is passed on as it comes, or
+    are written one by one, which is left to `parse`.
+    """
+    opened = (yield from solid()) + (yield from until(SEPARATOR))
+    while True:
+        match = _K3_NAME.match(opened)
+        if match is None:
+            raise Broken("it has no name")
+        first = (yield from solid()) + (yield from until(SEPARATOR))
+        if first.startswith(K3_JSON):
+            yield from named(writer, match[1].replace("&quot;", '"').replace("&amp;", "&"))
+            found = yield from close(writer, (yield from after()), K3_DONE)
+            found = found and (yield from close(writer, (yield from after()), K3_CALLED))
+            if not found:
+                return
+        else:
+            text = [opened, SEPARATOR, first, SEPARATOR]
+            while not "".join(text[-len(K3_CALLED) :]).endswith(K3_CALLED):
+                text.append((yield from one()))
+            told(writer, parse("".join(text)))
+        found = yield from close(writer, (yield from after()), K3_CALL, end)
+        if found != K3_CALL:
+            return
+        opened = K3_CALL + (yield from until(SEPARATOR))
+
+
+def marked(writer: Writer, end: str, parse: Parse) -> Reader:
+    """Everything up to the end marker, or the answer's end, is left to `parse`."""
     text: list[str] = []
     while True:
         c = yield
@@ -313,7 +349,11 @@ def marked(writer: Writer, end: str, parse: Callable[[str], list[tuple[str, str]
         if end and c == end[-1] and "".join(text[-len(end) :]) == end:
             del text[-len(end) :]
             break
-    calls = parse("".join(text))
+    told(writer, parse("".join(text)))
+
+
+def told(writer: Writer, calls: list[tuple[str, str]]) -> None:
+    """Whole calls, all of them or none."""
     for name, _ in calls:
         writer.check(name)
     for name, arguments in calls:
