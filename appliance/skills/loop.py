@@ -13,6 +13,7 @@ away meanwhile, on what answers by the request's name now.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -117,7 +118,8 @@ class _Round:
         self.thought = max(self.thought, more.reasoning_tokens)
         parts = [part for part in more.calls if self._call(part, client)]
         shown = [msgspec.structs.replace(part, index=self.theirs[part.index]) for part in parts]
-        return msgspec.structs.replace(more, calls=shown)
+        left = msgspec.structs.replace(more, calls=shown)
+        return None if left == wire.More() else left
 
     def _call(self, part: wire.CallPart, client: frozenset[str]) -> bool:
         """Whether it is for the client."""
@@ -339,7 +341,7 @@ class Answering:
 
     async def _call(self, step: Step, place: int) -> Step:
         arguments, offer = as_object(step.arguments), self._plan.offers.get(step.name)
-        began = asyncio.get_running_loop().time()
+        began = time.perf_counter()
         if offer is None:
             known = ", ".join(self._plan.offers)
             result = Result(0, "invalid_arguments", f"there is no tool {step.name!r}; there is: {known}")
@@ -349,7 +351,7 @@ class Answering:
             result = Result(0, "busy", f"at most {ABREAST} calls at a time; call again")
         else:
             result = await self._plan.skills.call(offer, arguments)
-        seconds = asyncio.get_running_loop().time() - began
+        seconds = time.perf_counter() - began
         return msgspec.structs.replace(step, outcome=result.outcome, result=result.text, seconds=seconds)
 
     async def _next(self, said: _Round, done: Sequence[Step]) -> None:

@@ -47,10 +47,10 @@ class Skills:
         on_call: Callable[[str, str, float], None],
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._base, self._rooms = base, state / "skills"
+        self._base, self._state = base, state
         self._breakers, self._tell, self._on_call, self._environ = breakers, tell, on_call, environ
         self._skills: dict[str, Skill] = {}
-        sweep(self._rooms)
+        sweep(self._state)
 
     def apply(self, forms: Mapping[str, spec.Skill]) -> None:
         """Be as the spec says. What did not change is not touched."""
@@ -66,7 +66,7 @@ class Skills:
                     form,
                     self._breakers.get(_breaker(name)),
                     self._base,
-                    self._rooms,
+                    self._state,
                     self._moved,
                     lambda skill, outcome, seconds: self._on_call(skill.name, outcome, seconds),
                     self._environ,
@@ -79,7 +79,7 @@ class Skills:
 
     async def close(self) -> None:
         await asyncio.gather(*(skill.close() for skill in self._skills.values()))
-        sweep(self._rooms)
+        sweep(self._state)
 
     # --- for requests ------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ log = logging.getLogger("lmx.skills")
 
 
 class Skill:
-    """base: the folder of lmx.yaml. rooms: where its processes have their folders.
+    """base: the folder of lmx.yaml. home: the state folder of this LMX.
 
     on_state: its state moved; the reason says why. on_call: (outcome, seconds) of each.
     """
@@ -44,7 +44,7 @@ class Skill:
         form: spec.Skill,
         breaker: Breaker,
         base: Path,
-        rooms: Path,
+        home: Path,
         on_state: Callable[[Skill], None],
         on_call: Callable[[Skill, str, float], None],
         environ: Mapping[str, str] | None = None,
@@ -56,7 +56,7 @@ class Skill:
         self.tools: dict[str, Tool] = {}
         self.left_out: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
-        self._breaker, self._base, self._rooms = breaker, base, rooms
+        self._breaker, self._base, self._home = breaker, base, home
         self._on_state, self._on_call = on_state, on_call
         self._environ = os.environ if environ is None else environ
         self._loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class Skill:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Result:
         """Run one call. Raises CancelledError alone."""
-        began = self._loop.time()
+        began = time.perf_counter()
         try:
             self._breaker.enter()
         except Open as error:
@@ -191,11 +191,12 @@ class Skill:
             return
         self._idle.append(worker)
         if len(self._idle) > 1:
-            self._loop.call_later(IDLE_S, self._retire_one, worker, self._loop.time())
+            self._loop.call_later(IDLE_S, self._one_fewer)
 
-    def _retire_one(self, worker: Worker, since: float) -> None:
-        if worker in self._idle and len(self._idle) > 1 and not worker.ended:
-            worker.end("")
+    def _one_fewer(self) -> None:
+        """The one that has waited longest: the last one used is used first."""
+        if len(self._idle) > 1:
+            self._idle.pop(0).end("")
 
     def _fault(self, result: Result) -> str:
         """For status and events: without what the skill itself said, which may hold what a client asked."""
@@ -206,7 +207,7 @@ class Skill:
 
     def _counted(self, result: Result, began: float) -> Result:
         self.calls[result.outcome] += 1
-        self._on_call(self, result.outcome, self._loop.time() - began)
+        self._on_call(self, result.outcome, time.perf_counter() - began)
         return result
 
     # --- processes ---------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ class Skill:
         worker, env = Worker(self._setup(), self._heard, self._ended), self._environment()
         self._workers.add(worker)
         try:
-            await worker.start(env, self._rooms / f"{self.name}-{next(_numbers)}")
+            await worker.start(env, self._home, f"skill-{self.name}-{next(_numbers)}")
         except BaseException:
             if worker.ended:
                 self._workers.discard(worker)

@@ -24,6 +24,7 @@ import psutil
 
 from appliance.skills import messages
 from appliance.skills.messages import Call, Cancel, Failed, Lost, Ready, Result, Setup
+from appliance.supervisor import pidfiles
 from appliance.supervisor.footprint import footprint
 from appliance.supervisor.process import ROOT, Child, spawn
 
@@ -90,6 +91,8 @@ class Worker:
         self._why: str | None = None  # it was ended by us
         self._started: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._base = 0  # bytes before the first call
+        self._state: Path
+        self._id = ""
         self._folder: Path
         self._child: _Process
         self._writer: asyncio.StreamWriter
@@ -105,9 +108,10 @@ class Worker:
     def busy(self) -> bool:
         return bool(self._pending)
 
-    async def start(self, env: Mapping[str, str], folder: Path) -> None:
-        """folder: does not exist yet, and goes with the process. Raises NotStarted."""
-        self._folder = folder
+    async def start(self, env: Mapping[str, str], state: Path, id: str) -> None:
+        """state: where its folder is made, which goes with it. id: like no other's. Raises NotStarted."""
+        self._state, self._id = state, id
+        self._folder = folder = rooms(state) / id
         folder.mkdir(parents=True, mode=0o700)
         own = {"HOME": str(folder), "TMPDIR": str(folder), **env}
         try:
@@ -123,6 +127,7 @@ class Worker:
             if isinstance(error, OSError):
                 raise NotStarted(f"no process can be started: {error.strerror}") from error
             raise
+        pidfiles.write(self._state, id, self.pid)
         self._reading = asyncio.create_task(self._read(reader), name=f"skill {self.name}")
         self._send(self._setup)
         try:
@@ -249,6 +254,7 @@ class Worker:
 
     def _finish(self) -> None:
         self.ended = True
+        pidfiles.remove(self._state, self._id)
         why = self._last_words()
         for timer in self._letting_go.values():
             timer.cancel()
@@ -286,8 +292,14 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def sweep(folder: Path) -> None:
+def rooms(state: Path) -> Path:
+    """Where the processes have their folders."""
+    return state / "skills"
+
+
+def sweep(state: Path) -> None:
     """Remove what an earlier run left, where it could not do so itself."""
+    folder = rooms(state)
     if folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
