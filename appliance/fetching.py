@@ -6,21 +6,26 @@ gated, no room) makes the files `broken` with the reason, until `retry_all` or a
 
 A hub that does not answer is left alone by a circuit breaker: while that is open, downloads stand still
 (what has arrived is kept), say so, and one of them is let through when its pause is over.
+
+People pull too (`hold`): beside the loop, of the same files by the same child process, whoever came first.
+When the last of them has let go, the download ends unless the loop wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from appliance.breakers import Breaker, Breakers, Open
 from appliance.hub.cache import Wanted
-from appliance.hub.downloads import Download, Downloads
+from appliance.hub.downloads import Download, DownloadError, Downloads
 from reconciler.backoff import delay
 from reconciler.observed import ModelFiles
 
 HUB = "hub"
+_PULL = "pull "  # before a digest: the key under which people hold a download
 
 
 @dataclass
@@ -32,6 +37,15 @@ class _Fetch:
     retry: asyncio.TimerHandle | None = None
     refused: str | None = None
     trial: bool = False
+
+
+@dataclass
+class _Pull:
+    """holders: how many people wait. trial: it is the one that the breaker lets through."""
+
+    holders: int = 0
+    trial: bool = False
+    refused: str | None = None
 
 
 class Fetching:
@@ -50,6 +64,8 @@ class Fetching:
         )
         self._on_change = on_change
         self._fetches: dict[str, _Fetch] = {}
+        self._pulls: dict[str, _Pull] = {}
+        self._news = asyncio.Event()  # set, and a new one made, whenever something changed
         self._breaker: Breaker = breakers.get(HUB)
         self._again: asyncio.TimerHandle | None = None  # when the breaker lets one through
 
@@ -59,6 +75,13 @@ class Fetching:
             self._forget(digest)
             return found
         fetch = self._fetches.get(digest)
+        if found.state == "absent" and fetch is None and digest in self._pulls:
+            view = self.pulled(digest)
+            if view.state == "downloading":
+                progress = (view.done, view.total)
+                return replace(
+                    found, state="downloading", progress=progress, message=view.note or None, asked=True
+                )
         if found.state != "absent" or fetch is None:
             return found
         if fetch.refused is not None:
@@ -91,6 +114,51 @@ class Fetching:
                 fetch.failures = 0
                 self._begin(digest)
 
+    # --- people ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hold(self, digest: str, wanted: Sequence[Wanted]) -> Iterator[None]:
+        """Have these files downloaded while the block runs, or join the download that is under way.
+
+        Raises Open where the hub is left alone and another try is out already.
+        """
+        pull = self._pulls.get(digest)
+        if pull is None or pull.refused is not None or self.pulled(digest).state != "downloading":
+            self._breaker.retry()  # a person asks
+            trying = self._breaker.state != "closed"
+            self._breaker.enter()
+            holders = 0 if pull is None else pull.holders
+            pull = self._pulls[digest] = _Pull(holders, trial=trying)
+            for what in wanted:
+                self._downloads.start(_PULL + digest, what.repo, what.revision, allow_code=what.code)
+        pull.holders += 1
+        self._changed()
+        try:
+            yield
+        finally:
+            self._let_go(digest)
+
+    def pulled(self, digest: str) -> Download:
+        """What became of the download that people hold."""
+        pull = self._pulls.get(digest)
+        if pull is not None and pull.refused is not None:
+            return Download(state="failed", error=DownloadError("network", pull.refused))
+        return self._downloads.observe().get(_PULL + digest, Download(state="cancelled"))
+
+    async def change(self) -> None:
+        """Return when anything has changed since this was called."""
+        await self._news.wait()
+
+    def _let_go(self, digest: str) -> None:
+        pull = self._pulls[digest]
+        pull.holders -= 1
+        if pull.holders:
+            return
+        del self._pulls[digest]
+        self._downloads.cancel(_PULL + digest)
+        self._trial_over(pull)
+        self._changed()
+
     async def close(self) -> None:
         for digest in list(self._fetches):
             self._forget(digest)
@@ -113,7 +181,7 @@ class Fetching:
             return
         fetch.refused, fetch.trial = None, trying
         for wanted in fetch.wanted:
-            self._downloads.start(digest, wanted.repo, wanted.revision)
+            self._downloads.start(digest, wanted.repo, wanted.revision, allow_code=wanted.code)
 
     def _forget(self, digest: str) -> None:
         fetch = self._fetches.pop(digest, None)
@@ -136,6 +204,8 @@ class Fetching:
                 fetch.retry = asyncio.get_running_loop().call_later(
                     delay(digest, fetch.failures), self._begin, digest
                 )
+        self._news.set()
+        self._news = asyncio.Event()
         self._on_change()
 
     # --- the breaker ------------------------------------------------------------------------------
@@ -163,7 +233,11 @@ class Fetching:
             fetch.trial = False
             self._downloads.cancel(digest)
             self._begin(digest)
-        self._on_change()
+        for digest, pull in self._pulls.items():
+            if self.pulled(digest).state == "downloading":
+                pull.trial, pull.refused = False, self._breaker.view().why
+                self._downloads.cancel(_PULL + digest)
+        self._changed()
 
     def _go_on(self) -> None:
         """Those that stand still: all of them, or as many as the breaker lets through."""
@@ -179,7 +253,7 @@ class Fetching:
             self._again.cancel()
         self._again = asyncio.get_running_loop().call_later(seconds + 0.05, self._go_on)
 
-    def _trial_over(self, fetch: _Fetch) -> None:
+    def _trial_over(self, fetch: _Fetch | _Pull) -> None:
         """It ended without a word about the hub: the next may try."""
         if fetch.trial:
             fetch.trial = False

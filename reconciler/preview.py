@@ -138,7 +138,7 @@ def _after(action: Action, seen: Observed) -> Observed:
             )
         case Download(digest=digest):
             # Its size is not known before it is there, so nothing further can be said of this model.
-            files = {**seen.files, digest: replace(seen.files[digest], state="downloading")}
+            files = {**seen.files, digest: replace(seen.files[digest], state="downloading", asked=False)}
             return replace(seen, files=MappingProxyType(files))
         case _:
             return seen

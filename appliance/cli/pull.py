@@ -76,15 +76,19 @@ def _wanted(name: str, revision: str | None, file: Path) -> list[Wanted]:
             f"models.{key}.revision in {file} says which revision it is; --revision is for Hub repos."
         )
     parts = [(model.source, model.revision), *([(model.adapter, None)] if model.adapter else [])]
-    missing = {
-        part.repo for part in wanted(model.source, model.revision, model.adapter, base=file.absolute().parent)
-    }
-    return [Wanted(s, r) for s, r in parts if is_hub(s) and (s in missing or not (r and is_commit(r)))]
+    code, base = model.trust_remote_code, file.absolute().parent
+    missing = {part.repo for part in wanted(model.source, model.revision, model.adapter, base=base, code=code)}
+    return [
+        Wanted(s, r, code and s == model.source)
+        for s, r in parts
+        if is_hub(s) and (s in missing or not (r and is_commit(r)))
+    ]
 
 
 def _fetch(wanted: Wanted, name: str, *, quiet: bool) -> dict[str, Any]:
     """Run the download and show it; its last word. Raises CliError, or KeyboardInterrupt after ^C."""
     command = [*FETCH, wanted.repo, *(["--revision", wanted.revision] if wanted.revision else [])]
+    command += ["--allow-code"] if wanted.code else []
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as complaints, _ended_by_signals():
         child = subprocess.Popen(

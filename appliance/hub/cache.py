@@ -30,10 +30,14 @@ class BadName(ValueError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """Something to download. revision: a commit, a short commit or a branch; None means `main`."""
+    """Something to download. revision: a commit, a short commit or a branch; None means `main`.
+
+    code: its Python files too, which run on this machine: only where the spec says `trust_remote_code`.
+    """
 
     repo: str
     revision: str | None = None
+    code: bool = False
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:

@@ -75,13 +75,13 @@ class Downloads:
 
     def start(self, key: str, repo: str, revision: str | None = None, *, allow_code: bool = False) -> None:
         """Begin, or join a download that runs already. One that failed or was cancelled begins again."""
-        what = Wanted(repo, revision)
+        what = Wanted(repo, revision, allow_code)
         wants = self._keys.setdefault(key, [])
         if what not in wants:
             wants.append(what)
         job = self._jobs.get(what)
         if job is None or job.over:
-            job = _Job(what, self._command(what, allow_code), self._env(), self._on_change, self._on_hub)
+            job = _Job(what, self._command(what), self._env(), self._on_change, self._on_hub)
             self._jobs[what] = job
             self._tasks.add(job.task)
             job.task.add_done_callback(self._tasks.discard)
@@ -112,12 +112,12 @@ class Downloads:
             job.cancel()
         await asyncio.gather(*self._tasks)
 
-    def _command(self, what: Wanted, allow_code: bool) -> list[str]:
+    def _command(self, what: Wanted) -> list[str]:
         command = [sys.executable, "-P", "-m", "appliance.hub.fetch", what.repo]
         command += ["--revision", what.revision] if what.revision else []
         command += ["--cache", str(self._cache)] if self._cache else []
         command += ["--first-pause", str(self._first_pause)] if self._first_pause else []
-        return command + (["--allow-code"] if allow_code else [])
+        return command + (["--allow-code"] if what.code else [])
 
     def _env(self) -> dict[str, str]:
         env = dict(os.environ if self._environment is None else self._environment)

@@ -14,6 +14,7 @@ from appliance.server.fields import seconds
 from appliance.server.guards import Guards
 from appliance.server.health import GET
 from appliance.server.listeners import Listeners
+from appliance.server.pull import follow as follow_pull
 from appliance.server.replies import reply
 
 
@@ -81,6 +82,11 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
         name, model = _only(request, ("name", "model"))
         return reply({"success": True, "dropped": await control.drop_sessions(name, model)})
 
+    async def pull(request: Request) -> None:
+        guards.check_admin(request)
+        asked = await body.read(request, schema.PullRequest, control.spec().server.max_body)
+        await follow_pull(request, control.pull(asked.model), listeners)
+
     async def reconcile(request: Request) -> HTTPResponse:
         guards.check_admin(request)
         await body.read(request, schema.Nothing, control.spec().server.max_body, empty=schema.Nothing())
@@ -97,6 +103,7 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
 
     family.add_route(models, "/models", methods=GET)
     family.add_route(load, "/models/load", methods=["POST"], stream=True)
+    family.add_route(pull, "/models/pull", methods=["POST"], stream=True)
     family.add_route(unload, "/models/unload", methods=["POST"], stream=True)
     family.add_route(clear_override, "/override", methods=["DELETE"])
     family.add_route(drain, "/drain", methods=["POST"], stream=True)

@@ -61,6 +61,7 @@ class Hub:
     healed: threading.Event = field(default_factory=threading.Event)  # ends "hang" and "slow"
     spoil: int = 0  # so many file bodies arrive with one wrong byte
     extra_names: list[str] = field(default_factory=list)  # in every listing
+    announced: dict[str, int] = field(default_factory=dict)  # file name -> the size that listings give it
     gate: threading.Event | None = None  # bodies stop half-way until it is set
     half_way: threading.Event = field(default_factory=threading.Event)  # set when one has stopped there
     on_file: Callable[[Hub], None] | None = None  # called before each file request is answered
@@ -192,6 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         siblings = [_sibling(file, data) for file, data in repo.files.items()]
         siblings += [{**_sibling(file, b"{}"), "rfilename": file} for file in self.hub.extra_names]
+        for sibling in siblings:
+            sibling["size"] = self.hub.announced.get(sibling["rfilename"], sibling["size"])
         body = {
             "id": name,
             "modelId": name,
