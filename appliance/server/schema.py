@@ -33,6 +33,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class CalledFunction(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     arguments: str
+    parsed_arguments: Raw = NULL  # OpenAI's package leaves its own reading of them in; it counts for nothing
 
 
 class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +54,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     # What assistant messages carry when a client sends back an earlier answer.
     tool_calls: list[ToolCall] | None = None
     reasoning_content: str | None = None
+    parsed: Raw = NULL  # as parsed_arguments
     refusal: Raw = NULL
     annotations: Raw = NULL
     audio: Raw = NULL

@@ -175,7 +175,7 @@ def test_a_conversation_with_calls_reaches_the_template_as_it_is() -> None:
                 "tool_calls": [{**CALL, "index": 0}],
             },
             {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sunny"}]},
-            {"role": "assistant", "content": "Sunny.", "tool_calls": None, "refusal": None},
+            {"role": "assistant", "content": "Sunny.", "tool_calls": None, "refusal": None, "parsed": None},
         ]
     )
     assert row.messages == [
