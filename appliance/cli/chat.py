@@ -15,6 +15,7 @@ from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE, File, Url
 from appliance.cli.terminal import line, note, on_terminal, show
 
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 HELP = "/reset forgets the conversation, /exit or ^D leaves, ^C stops an answer."
 
 
@@ -83,25 +84,37 @@ def _converse(
                 print(f"\nlmx: {error.message}", file=sys.stderr)
                 messages.pop()
             else:
-                messages.append({"role": "assistant", "content": said})
+                messages.append({"role": "assistant", **said})
 
 
-def _say(pieces: Iterator[str]) -> str:
-    """Print as it comes. ^C stops the answer and, by closing the connection, the model; what came is kept."""
-    said = ""
+def _say(pieces: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """Print as it comes, and give it as parts of a message. A pipe gets the answer without the reasoning.
+
+    ^C stops the answer and, by closing the connection, the model; what came is kept.
+    """
+    said = {"content": ""}
+    thinking = False
     try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-            said += piece
+        for kind, piece in pieces:
+            said[kind] = said.get(kind, "") + piece
+            if on_terminal() and thinking is not (kind == "reasoning_content"):
+                thinking = not thinking
+                print(DIM if thinking else f"{PLAIN}\n\n", end="")
+                piece = piece.lstrip("\n")
+            if on_terminal() or kind == "content":
+                print(piece, end="", flush=True)
     except KeyboardInterrupt:
         print(" …" if on_terminal() else "", end="")
         if not sys.stdin.isatty():
             raise
+    finally:
+        print(PLAIN if thinking else "", end="")
     print()
     return said
 
 
-def _answer(appliance: Appliance, body: dict[str, Any]) -> Iterator[str]:
+def _answer(appliance: Appliance, body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pieces of the answer, each with the member of the message that it belongs to."""
     cut = False
     for event in appliance.events("/v1/chat/completions", {**body, "stream": True}):
         if event.data == "[DONE]":
@@ -112,6 +125,10 @@ def _answer(appliance: Appliance, body: dict[str, Any]) -> Iterator[str]:
         if "error" in chunk:
             raise CliError(str(chunk["error"].get("message") or chunk["error"]))
         for choice in chunk.get("choices") or []:
-            yield choice["delta"].get("content") or ""
+            for kind in ("reasoning_content", "content"):
+                if piece := choice["delta"].get(kind):
+                    yield kind, piece
+            if warning := choice.get("lmx_warning"):
+                note(warning)
             cut = cut or choice.get("finish_reason") == "length"
     raise CliError("the answer broke off: the appliance closed the stream before its end.")

@@ -51,6 +51,29 @@ def test_a_conversation_remembers_forgets_and_ends(lmx: Lmx, appliance: Applianc
     ]
 
 
+def thought(text: str, *pieces: str) -> Reply:
+    chunk = {"choices": [{"index": 0, "delta": {"reasoning_content": text}, "finish_reason": None}]}
+    return Reply([f"data: {json.dumps(chunk)}\n\n", *said(*pieces).body])
+
+
+def test_reasoning_is_shown_dim_on_a_terminal_and_sent_back(lmx: Lmx, appliance: Appliance) -> None:
+    appliance.on(CHAT, thought("I see.\n", "\nHello.", " You?"), said("two"))
+    shown = lmx.terminal("chat", types=("first\n", "second\n", "/exit\n"))
+    assert "\x1b[2mI see." in shown.out
+    assert "\x1b[0m\n\nHello. You?" in shown.out
+    bodies = [body for route, body, _ in appliance.asked if route == CHAT]
+    assert bodies[1]["messages"][1] == {
+        "role": "assistant",
+        "content": "\nHello. You?",
+        "reasoning_content": "I see.\n",
+    }
+
+
+def test_a_pipe_gets_the_answer_alone(lmx: Lmx, appliance: Appliance) -> None:
+    appliance.on(CHAT, thought("I see.", "Hello."))
+    assert lmx("chat", "Hi").out == "Hello.\n"
+
+
 def test_a_failed_answer_costs_that_answer_and_not_the_conversation(lmx: Lmx, appliance: Appliance) -> None:
     error = {"error": {"message": "no model is loaded.", "code": "no-model-loaded"}}
     appliance.on(CHAT, Reply(error, 503), said("back"))
