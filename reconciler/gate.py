@@ -47,12 +47,13 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The newest content seen. outcome: applied_pending | unchanged | rejected."""
+    """The newest content seen. outcome: applied | unchanged | rejected. text: of one that was rejected."""
 
     content_digest: str
     outcome: str
     message: str
     at: float
+    text: bytes = b""
 
 
 Emit = Callable[[EventType, str, dict[str, object]], None]
@@ -131,4 +132,5 @@ class Gate:
         return True
 
     def _note(self, content: Content, outcome: str, message: str) -> None:
-        self.attempt = Attempt(content.content_digest, outcome, message, self._wall())
+        text = content.data if outcome == "rejected" else b""
+        self.attempt = Attempt(content.content_digest, outcome, message, self._wall(), text)

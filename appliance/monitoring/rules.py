@@ -42,6 +42,7 @@ def alerts(slo: Slo) -> list[Alert]:
         _condition("ConfigRejected", "ConfigAccepted", 0, "5m", "warning", "the newest lmx.yaml is refused"),
         _condition("OutOfSync", "Synced", 0, "15m", "warning", "what runs is not what lmx.yaml says"),
         _condition("SourceNotReady", "SourceReady", 0, "15m", "warning", "lmx.yaml cannot be read"),
+        _condition("KeysNotReady", "KeysReady", 0, "5m", "warning", "its API keys cannot be read"),
         _condition("Degraded", "Degraded", 1, "15m", "warning", "it serves less than it should"),
         _condition("MemoryPressure", "MemoryPressure", 1, "15m", "warning", "memory is short"),
         _condition("ThermalPressure", "ThermalPressure", 1, "15m", "warning", "it is too hot"),

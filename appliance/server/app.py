@@ -15,7 +15,18 @@ from sanic.config import Config
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from appliance.server import admin, chat, completions, embeddings, health, metrics, models, rerank, skills
+from appliance.server import (
+    admin,
+    chat,
+    completions,
+    dashboard,
+    embeddings,
+    health,
+    metrics,
+    models,
+    rerank,
+    skills,
+)
 from appliance.server.caller import caller_of
 from appliance.server.control import Control
 from appliance.server.guards import Guards, mark
@@ -87,6 +98,7 @@ def build(control: Control) -> Sanic[Any, Any]:
     app.register_middleware(on_response, "response")
     app.error_handler.add(Exception, error_reply)
     for family in (
+        dashboard.blueprint(control),
         health.blueprint(control),
         chat.blueprint(control),
         completions.blueprint(control),

@@ -30,6 +30,9 @@ class Control(Protocol):
     def status(self) -> dict[str, Any]:
         """The whole /status document."""
 
+    def page(self) -> tuple[bytes, str]:
+        """The dashboard as HTML, and its entity tag."""
+
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """What /metrics shows, and its content type, in the form that an Accept header asks for."""
 

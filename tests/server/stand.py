@@ -155,6 +155,9 @@ class Board:
     def status(self) -> dict[str, Any]:
         return {"name": "test", "summary": "Ready", "generation": 3}
 
+    def page(self) -> tuple[bytes, str]:
+        return b"<!doctype html><title>test</title>", '"tag"'
+
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return f"asked {accept}".encode(), "text/plain; version=0.0.4; charset=utf-8"
 

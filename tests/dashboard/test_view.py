@@ -1,0 +1,297 @@
+"""What is on the page, from documents as /status gives them."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from appliance.dashboard import charts, wording
+from appliance.dashboard.attention import attention
+from appliance.dashboard.render import page
+from appliance.dashboard.trend import SECONDS, Sample, Trend
+from appliance.dashboard.view import bar, view
+
+NOW = 1_800_000_000.0
+GIB = 2**30
+
+
+def condition(kind: str, status: str, message: str = "", since: float = NOW - 60) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": "Because",
+        "message": message,
+        "last_transition": since,
+        "observed_generation": 3,
+    }
+
+
+def model(state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "state": state,
+        "reason": "",
+        "since": NOW - 30,
+        "progress": None,
+        "context": {"declared": "auto", "effective": 8192, "why": ""},
+        "concurrency": {"declared": 8, "effective": 8, "why": ""},
+        "memory": {"forecast_bytes": None, "measured_bytes": 3 * GIB, "cached_bytes": 0},
+        "slo": None,
+        **more,
+    }
+
+
+GOOD = {"Ready": "True", "Synced": "True", "ConfigAccepted": "True", "Reconciling": "False"}
+GOOD |= {"Stalled": "False", "Degraded": "False", "MemoryPressure": "False", "ThermalPressure": "Unknown"}
+GOOD |= {"CacheReady": "True", "KeysReady": "True", "Suspended": "False", "Overridden": "False"}
+GOOD |= {"SourceReady": "True", "SourceVerified": "Unknown"}
+
+
+def document(**statuses: str) -> dict[str, Any]:
+    return {
+        "name": "studio-01",
+        "version": "0.1.0",
+        "uptime_s": 4000.0,
+        "summary": "Ready",
+        "generation": 3,
+        "observed_generation": 3,
+        "source": {"kind": "file", "path": "/etc/lmx.yaml", "revision": None, "verified": None},
+        "last_applied": {"generation": 3, "digest": "d" * 64, "at": NOW - 3600},
+        "conditions": [
+            condition(kind, status, f"{kind} says") for kind, status in {**GOOD, **statuses}.items()
+        ],
+        "active": {"desired": "daily", "actual": "daily"},
+        "models": {"daily": model("ready"), "other": model("on_disk")},
+        "memory": {
+            "budget_bytes": 10 * GIB,
+            "used_bytes": 4 * GIB,
+            "other_bytes": 6 * GIB,
+            "warning_bytes": int(8.5 * GIB),
+            "critical_bytes": 9 * GIB,
+            "level": "normal",
+            "cause": "",
+            "step": None,
+            "why": "",
+        },
+        "traffic": {"in_flight": 2, "queued": 1, "tokens_per_s": 55.4, "ttft_p50_ms": 1, "ttft_p95_ms": 2},
+        "breakers": {"hub": {"state": "closed", "why": ""}},
+        "plan": [],
+        "history": [
+            {"generation": n, "digest": "e" * 64, "at": NOW - n, "applied_at": None} for n in (1, 2, 3)
+        ],
+        "events": [{"id": n, "type": "Applied", "at": NOW - n, "message": f"event {n}"} for n in (1, 2)],
+    }
+
+
+def html(status: dict[str, Any], samples: tuple[Sample, ...] = (), diff: tuple[str, ...] = ()) -> str:
+    return page(view(status, samples, diff, NOW)).decode()
+
+
+class Text(HTMLParser):
+    """Checks that tags nest, and gathers text and headings."""
+
+    VOID = frozenset({"meta", "link", "br", "rect", "line", "path"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.text: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def parsed(text: str) -> Text:
+    found = Text()
+    found.feed(text)
+    found.close()
+    assert found.open == []
+    return found
+
+
+def test_the_parts_are_in_their_order() -> None:
+    status = document()
+    status["plan"] = [
+        {"action": "load", "model": "daily", "reason": "r", "field": "active", "state": "running"}
+    ]
+    assert parsed(html(status, diff=("--- served", "+b"))).headings == [
+        "Desired and actual",
+        "Conditions",
+        "Plan",
+        "Memory",
+        "The last 15 minutes",
+        "Models",
+        "Generations",
+        "Events",
+        "The refused edit, against what is served",
+    ]
+
+
+def test_attention_is_silent_when_all_is_well() -> None:
+    assert attention(document()) == []
+    assert 'class="attention' not in html(document())
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "level"),
+    [
+        ("Ready", "False", "critical"),
+        ("Stalled", "True", "critical"),
+        ("ConfigAccepted", "False", "warning"),
+        ("SourceReady", "False", "warning"),
+        ("KeysReady", "False", "warning"),
+        ("Degraded", "True", "warning"),
+        ("MemoryPressure", "True", "warning"),
+        ("ThermalPressure", "True", "warning"),
+        ("CacheReady", "False", "warning"),
+        ("SourceVerified", "False", "warning"),
+        ("Suspended", "True", "notice"),
+        ("Overridden", "True", "notice"),
+        ("Synced", "False", "warning"),
+    ],
+)
+def test_attention_says_what_why_and_since_when(kind: str, status: str, level: str) -> None:
+    (one,) = attention(document(**{kind: status}))
+    assert (one.level, one.why, one.since) == (level, f"{kind} says", NOW - 60)
+    text = html(document(**{kind: status}))
+    assert f'class="attention {level}"' in text
+    assert "1 min ago" in text
+
+
+def test_a_swap_on_its_way_is_nothing_to_look_at() -> None:
+    assert attention(document(Synced="False", Reconciling="True")) == []
+
+
+def test_what_is_worst_comes_first_and_is_said_once() -> None:
+    found = attention(document(Overridden="True", Degraded="True", Ready="False", Synced="False"))
+    assert [one.level for one in found] == ["critical", "warning", "notice"]
+
+
+def test_a_quarantined_model_and_an_open_breaker_are_told() -> None:
+    status = document()
+    status["models"]["other"] = model("quarantined", reason="crashed three times")
+    status["breakers"]["hub"] = {"state": "open", "why": "timed out"}
+    assert {(one.what, one.why) for one in attention(status)} == {
+        ("other is in quarantine", "crashed three times"),
+        ("hub is left alone for now", "timed out"),
+    }
+
+
+def test_what_others_wrote_stays_text() -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    status = document()
+    status["name"] = evil
+    status["models"] = {evil: model("failed", reason=evil, progress={"done": 1, "total": 2})}
+    status["active"] = {"desired": evil, "actual": None}
+    status["events"] = [{"id": 1, "type": evil, "at": NOW, "message": evil}]
+    status["plan"] = [{"action": "load", "model": evil, "reason": evil, "field": evil, "state": "running"}]
+    status["conditions"] = [condition("Ready", "False", evil)]
+    text = html(status, diff=(f"+{evil}",))
+    assert "<script>alert" not in text
+    found = parsed(text)
+    assert "".join(found.text).count("<script>alert(1)</script>") >= 8
+    assert not [name for name, _ in found.attributes if name.startswith("on") or name == "style"]
+
+
+def test_desired_and_actual_are_told_apart_where_they_differ() -> None:
+    assert 'class="differs"' not in html(document())
+    status = document()
+    status["active"] = {"desired": "daily", "actual": None}
+    status["observed_generation"] = 2
+    text = html(status)
+    assert "answers now: none" in text
+    assert "carried out: 2" in text
+
+
+def test_the_memory_bar() -> None:
+    found = bar(document()["memory"])
+    assert found is not None
+    assert [(one.name, one.x, one.width) for one in found.segments] == [("normal", 0, 400)]
+    assert found.marks == (("warning", 850), ("critical", 900))
+    memory = deepcopy(document()["memory"])
+    memory |= {"used_bytes": 20 * GIB, "level": "critical"}
+    found = bar(memory)
+    assert found is not None
+    assert [(one.name, one.width) for one in found.segments] == [("critical", 1000)]
+    assert found.marks == (("warning", 425), ("critical", 450))  # the scale grows with what is used
+
+
+def test_memory_that_is_not_measured_yet() -> None:
+    status = document()
+    status["memory"] |= {"budget_bytes": None, "used_bytes": None}
+    assert "Not measured yet." in html(status)
+
+
+def sample(n: int, **more: Any) -> Sample:
+    values: dict[str, Any] = {"tokens_per_s": 10.0, "first_s": None, "used": GIB, "other": GIB}
+    return Sample(NOW + n, **{**values, "queued": 0, "in_flight": 1, **more})
+
+
+def test_the_trend_keeps_a_quarter_of_an_hour() -> None:
+    trend = Trend()
+    for n in range(3 * SECONDS):
+        trend.add(sample(n))
+    assert len(trend.samples) == SECONDS
+    assert trend.samples[-1].at == NOW + 3 * SECONDS - 1
+
+
+def test_a_peak_of_one_second_is_still_seen() -> None:
+    values = [0.0] * SECONDS
+    values[437] = 99.0
+    thin = charts.thinned(values)
+    assert len(thin) == charts.POINTS
+    assert max(value or 0.0 for value in thin) == 99.0
+
+
+def test_a_gap_is_no_line() -> None:
+    assert charts.path([1.0, None, 1.0], 2.0).count("M") == 2
+    assert charts.path([None, None], 2.0) == ""
+    assert charts.path([], 2.0) == ""
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 899, 900])
+def test_every_point_lies_in_its_box(count: int) -> None:
+    samples = tuple(sample(n, tokens_per_s=float(n), first_s=n / 7) for n in range(count))
+    text = html(document(), samples)
+    for drawn in re.findall(r'class="line \w+" d="([^"]*)"', text):
+        for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", drawn):
+            assert 0 <= float(x) <= charts.WIDTH
+            assert 0 <= float(y) <= charts.HEIGHT
+
+
+def test_a_chart_is_told_in_words_too() -> None:
+    text = html(document(), (sample(0), sample(1, tokens_per_s=80.0), sample(2, tokens_per_s=20.0)))
+    assert 'aria-label="Tokens per second: now 20, at most 80 in 3 s"' in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (-5, "0 s"), (864e3, "10 d")],
+)
+def test_spans(seconds: float, words: str) -> None:
+    assert wording.span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "words"), [(0, "0 B"), (1536, "1.5 KiB"), (20 * 2**20, "20 MiB"), (2**40, "1024.0 GiB")]
+)
+def test_sizes(nbytes: int, words: str) -> None:
+    assert wording.size(nbytes) == words
