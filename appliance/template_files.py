@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 import appliance
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def folder() -> Path:
@@ -20,6 +22,8 @@ def folder() -> Path:
 @lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
     """Text that goes into XML and HTML is escaped; other files bring filters of their own."""
+    import jinja2  # not before somebody looks: an appliance that nobody looks at does without its megabytes
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder()),
         autoescape=jinja2.select_autoescape(["plist.j2", "html.j2", "xml.j2"], default=False),
