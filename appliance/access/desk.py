@@ -138,7 +138,7 @@ class Access:
     def charge(self, key: Key, size: int) -> Charge:
         """A request that generates begins. Raises ApiError with rate_limited. size: bytes of its body."""
         allowance = self._allowances.get(key.name)
-        if allowance is None:  # the keys have changed since it came in
+        if allowance is None or allowance.key.digest != key.digest:  # the keys have changed since it came in
             raise ApiError("unauthorized", "this API key is no longer known here")
         return allowance.open(size)
 

@@ -30,7 +30,7 @@ from websockets.frames import CloseCode
 from appliance.access.keyring import Key
 from appliance.access.limits import Charge
 from appliance.errors import ApiError
-from appliance.server import body, generate, rows, schema
+from appliance.server import body, generate, rows, schema, skills
 from appliance.server.caller import caller_of, signed
 from appliance.server.chat import ask_of
 from appliance.server.control import Control
@@ -147,15 +147,12 @@ class Session:
             if asked.stream is False:
                 text = "stream: answers are always streamed here; leave it out"
                 raise ApiError("invalid_request", text, param="stream")
-            found = rows.chat(asked)
-            caller = signed(self._request, asked, self._control, left_out=found.left_out)
-            done = frame(encode({"type": "done", "id": id}))
-            ask = ask_of(asked, found, self._named(caller, charge), id=id, frame=frame, done=done)
+            asked.stream = True
         except BaseException:
             if charge is not None:
                 charge.close()
             raise
-        task = asyncio.get_running_loop().create_task(self._chat(id, ask))
+        task = asyncio.get_running_loop().create_task(self._chat(asked, charge))
         self._tasks[id] = task
         task.add_done_callback(lambda task: self._over(id, task, charge))
 
@@ -182,15 +179,30 @@ class Session:
 
     # --- chats ------------------------------------------------------------------------------------
 
-    async def _chat(self, id: str, ask: generate.Ask) -> None:
+    async def _chat(self, asked: Chat, charge: Charge | None) -> None:
         with contextlib.suppress(Gone):
             try:
-                await self._stream(ask)
+                await self._stream(await self._ask(asked, charge))
             except Gone:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
                 await self._socket.drain()
-                self._fail(id, as_api_error(self._request, error))
+                self._fail(asked.id, as_api_error(self._request, error))
+
+    async def _ask(self, asked: Chat, charge: Charge | None) -> generate.Ask:
+        """As the route of Chat Completions makes it, in other frames."""
+        chosen = await skills.choose(self._control, asked)
+        found = rows.chat(asked, chosen.tools)
+        caller = signed(self._request, asked, self._control, left_out=found.left_out)
+        return ask_of(
+            asked,
+            found,
+            self._named(caller, charge),
+            id=asked.id,
+            frame=frame,
+            done=frame(encode({"type": "done", "id": asked.id})),
+            opener=chosen.opener(self._control, found),
+        )
 
     async def _stream(self, ask: generate.Ask) -> None:
         router, socket = self._control.router, self._socket
@@ -199,8 +211,7 @@ class Session:
             form = ask.format(begun)
             if socket.write(form.opening(len(ask.rows))):
                 await socket.drain()
-            last = await generate.answer(router, ask, begun, form, socket)
-            socket.write(last)
+            socket.write(await generate.answer(router, ask, begun, form, socket))
 
     def _charge(self, size: int) -> Charge | None:
         """What the key that opened this connection is charged for one chat. Raises ApiError."""
