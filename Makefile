@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos soak lock wheel clean
+.PHONY: help up test lint format bench chaos fuzz soak lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
@@ -41,6 +41,9 @@ bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAULTS=300)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
 	$(BIN)/python -m pytest -q -m heavy
+
+fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow
+	$(BIN)/python -m pytest -q -m fuzz $(ARGS)
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)

@@ -11,7 +11,9 @@ once; a row gets a copy, which takes microseconds.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -32,6 +34,8 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 
+_QUOTE = re.compile(r"\d+ \|")  # of the grammar
+_PLACE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: ")
 _executor: Any = None
 
 
@@ -107,8 +111,11 @@ class Compiler:
 
 def short(message: str) -> str:
     """llguidance's reason, without the place in its own source of the grammar."""
-    lines = [line for line in message.splitlines() if line.strip() and line.strip() != "<non-verbose/>"]
-    return lines[0][:300] if lines else "it cannot be followed"
+    lines = [line.strip() for line in message.splitlines() if line.strip() and "<non-verbose/>" not in line]
+    if not lines or lines[0].startswith("NoExtension"):
+        return "there is nothing that it allows"
+    said = list(itertools.takewhile(lambda line: not _QUOTE.match(line), lines)) or lines[:1]
+    return _PLACE.sub("", " ".join(said))[:300]
 
 
 def fill(matchers: list[Any], width: int) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.engine.constraint import bounds
+from appliance.engine.constraint import bounds, recursion, wording
 from appliance.engine.constraint.compiler import Unsupported
 from appliance.wire import Grammar
 
@@ -31,7 +31,8 @@ def schema(found: Any, *, lenient: bool = False) -> Any:
         raise Unsupported(f"a schema is an object, not {type(found).__name__}")
     if "x-guidance" in found:
         raise Unsupported("x-guidance in a schema is not for clients to set")
-    return {**found, "x-guidance": {**OPTIONS, "lenient": lenient}}
+    recursion.check(found)
+    return {**wording.rewritten(found), "x-guidance": {**OPTIONS, "lenient": lenient}}
 
 
 def lark(grammar: Grammar) -> str:

@@ -180,3 +180,5 @@ class Guide:
         if matcher is not None and not (matcher.is_stopped() and not matcher.is_error()):
             if not matcher.consume_tokens(tokens):
                 raise Astray(matcher.get_error() or "the grammar does not allow the token")
+            if matcher.is_stopped() and not matcher.is_accepting():
+                raise Astray("the grammar leads to where nothing can follow")
