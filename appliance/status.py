@@ -213,6 +213,7 @@ def _model(
             "cached_bytes": engine.cache.memory_bytes if engine is not None else None,
         },
         "cache": cache(engine),
+        "chat": chat(form, engine),
         "slo": slo(loop, name),
         "pid": engine.pid if engine is not None else None,
     }
@@ -233,6 +234,18 @@ def cache(engine: EngineObs | None) -> dict[str, Any] | None:
         "misses": held.misses,
         "damaged": held.damaged,
         "tokens": held.tokens,
+    }
+
+
+def chat(form: Model, engine: EngineObs | None) -> dict[str, Any] | None:
+    """How a loaded model thinks and calls tools; tool_failures: calls since its start that did not parse."""
+    if form.role != "chat" or engine is None or engine.info is None:
+        return None
+    return {
+        "thinks": engine.info.thinks,
+        "thinking_budget": engine.limits.thinking_budget if engine.limits is not None else None,
+        "tool_parser": engine.parser,
+        "tool_failures": engine.tool_failures,
     }
 
 

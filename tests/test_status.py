@@ -41,6 +41,9 @@ def test_a_machine_at_ease_says_so() -> None:
     assert 0 < memory["warning_bytes"] < memory["critical_bytes"] < memory["budget_bytes"]
     assert found["thermal"] == {"level": None, "hot": False, "why": ""}
     assert found["models"]["a"]["slo"] is None
+    assert found["models"]["a"]["chat"] == {
+        "thinks": False, "thinking_budget": None, "tool_parser": None, "tool_failures": 0,
+    }  # fmt: skip
     assert found["breakers"]["hub"]["state"] == "closed"
 
 

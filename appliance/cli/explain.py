@@ -49,6 +49,7 @@ def explanation(
         **{key: model.get(key) for key in ("state", "reason", "since", "context", "concurrency", "memory")},
         "slo": model.get("slo"),
         "cache": model.get("cache"),
+        "chat": model.get("chat"),
         "active": {"desired": active.get("desired") == name, "actual": active.get("actual") == name},
         "machine": {"memory": status.get("memory"), "thermal": status.get("thermal")},
         "plan": steps,
@@ -113,6 +114,7 @@ def page(found: Mapping[str, Any]) -> list[Block]:
         blocks.append(_fact(word, limit(bound), f"{declared}{why}"))
     blocks.append(_fact("memory", _memory(found.get("memory") or {})))
     blocks += _cache(found.get("cache"))
+    blocks += _chat(found.get("chat"))
     blocks += _machine(found["machine"])
     slo = found.get("slo") or {}
     if slo.get("stage"):
@@ -163,6 +165,24 @@ def _cache(cache: Mapping[str, Any] | None) -> Iterator[Block]:
     yield _fact("", held)
     if disk["state"] == "failed":
         yield _fact("", (f"disk: {disk['why'] or 'no reason was given'}", "yellow"))
+
+
+def _chat(chat: Mapping[str, Any] | None) -> Iterator[Block]:
+    """What it can do beside talking."""
+    if not chat:
+        return
+    words = "its chat template has no place for it"
+    if chat["thinks"]:
+        budget = chat["thinking_budget"]
+        words = "as long as it likes" if budget is None else f"at most {wording.plural(budget, 'token')}"
+    yield _fact("thinking", words)
+    if chat["tool_parser"] is None:
+        yield _fact("tools", "its chat template has no place for them")
+        return
+    failed: tuple[Span, ...] = ()
+    if count := chat["tool_failures"]:
+        failed = (", ", (f"{wording.plural(count, 'call')} did not parse and came as text", "yellow"))
+    yield _fact("tools", f"read as {chat['tool_parser']}", *failed)
 
 
 def _memory(memory: Mapping[str, Any]) -> str:

@@ -82,6 +82,23 @@ def test_the_prompt_cache_tells_how_often_it_helped_and_from_where(lmx: Lmx, app
     assert "no prompt yet that is long enough to be kept" in fresh
 
 
+def test_how_a_model_thinks_and_calls_tools_is_told(lmx: Lmx, appliance: Appliance) -> None:
+    models = status_document()["models"]
+
+    def told(**chat: Any) -> list[str]:
+        keep(appliance, STORY, models={**models, "demo": {**models["demo"], "chat": chat}})
+        appliance.on("GET /admin/plan", {"plan": []})
+        return lmx.inside("explain", "demo").out.splitlines()
+
+    able = {"thinks": True, "thinking_budget": 500, "tool_parser": "json_tools", "tool_failures": 2}
+    assert "thinking at most 500 tokens" in told(**able)
+    assert "tools    read as json_tools, 2 calls did not parse and came as text" in told(**able)
+    assert "thinking as long as it likes" in told(**{**able, "thinking_budget": None})
+    unable = {"thinks": False, "thinking_budget": None, "tool_parser": None, "tool_failures": 0}
+    assert "thinking its chat template has no place for it" in told(**unable)
+    assert "tools    its chat template has no place for them" in told(**unable)
+
+
 def test_events_by_type_in_any_case_and_by_age(lmx: Lmx, appliance: Appliance) -> None:
     keep(appliance, STORY)
     out = lmx("events", "--type", "stepTAKEN", "--type", "Pressure,SloStage", "-o", "json").out
