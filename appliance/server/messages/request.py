@@ -114,7 +114,9 @@ def _thinking(thinking: schema.Thinking | None) -> tuple[dict[str, Any], int | N
         raise invalid("thinking.budget_tokens", f"is for thinking that is enabled, not {thinking.type}")
     if budget is not None and not 1 <= budget <= fields.MAX_TOKENS:
         raise invalid("thinking.budget_tokens", f"must be from 1 to {fields.MAX_TOKENS}, found {budget}")
-    return {"enable_thinking": thinking.type != "disabled"}, budget
+    # adaptive: the model thinks as it does by itself, if it can
+    switch = {} if thinking.type == "adaptive" else {"enable_thinking": thinking.type == "enabled"}
+    return switch, budget
 
 
 def _continues(body: schema.Prompt, messages: list[dict[str, Any]]) -> bool:
