@@ -13,8 +13,9 @@ from appliance.cli.failure import ERROR, INTERRUPTED, CliError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. The exit status, as `failure.py` lists them."""
-    from appliance.cli import verbs
+    from appliance.cli import completion, verbs
 
+    completion.prepare()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["--version"]:

@@ -11,6 +11,7 @@ from appliance import __version__
 from appliance.cli import models, monitoring, services, sessions
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
+from appliance.cli.completion import completion
 from appliance.cli.config import config
 from appliance.cli.doctor import doctor
 from appliance.cli.drain import drain
@@ -30,8 +31,7 @@ from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
 NOT_YET = frozenset(
-    {"bench", "completion", "confirm", "diff", "fleet"}
-    | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
+    {"bench", "confirm", "diff", "fleet"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
 )
 
 app = typer.Typer(
@@ -71,8 +71,9 @@ def reconcile(file: File = DEFAULT_FILE, url: Url = None, output: Output = Forma
 _order: tuple[Callable[..., None], ...] = (
     *(init, up, status, explain, metrics, chat, plan, validate, wait, events, history),
 )
-_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, doctor, config, schema, version)
-for verb in (*_order, *_rest):
+_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, doctor, config, schema)
+_last: tuple[Callable[..., None], ...] = (completion, version)
+for verb in (*_order, *_rest, *_last):
     app.command()(verb)
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")

@@ -20,7 +20,7 @@ SESSION_VERBS = ["drop", "list"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "chat config doctor drain events explain history init metrics plan reconcile schema simulate status "
+    wanted = "chat completion config doctor drain events explain history init metrics plan reconcile schema simulate status "
     wanted += "up validate version wait warmup"
     assert wanted.split() == VERBS
 
@@ -43,8 +43,8 @@ def test_every_verb_explains_itself_and_takes_a_file(lmx: Lmx, words: list[str])
     result = lmx.inside(*words, "--help")
     assert result.code == 0
     assert len(result.out.splitlines()[2].strip()) > 15
-    assert "--file" in result.out or words[0] in ("schema", "version")
-    if words[0] in ("schema", "version"):
+    assert "--file" in result.out or words[0] in ("completion", "schema", "version")
+    if words[0] in ("completion", "schema", "version"):
         assert lmx.inside(*words, "-f", "any.yaml").code == 0
 
 
