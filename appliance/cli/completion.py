@@ -1,7 +1,7 @@
 """`lmx completion`: what makes a shell complete verbs and options.
 
-The scripts are Typer's, from modules that it does not call public: the tests ask a real bash. The shell runs `lmx`
-itself to ask what may follow.
+The scripts are Typer's, from modules that it does not call public: the tests ask a real bash. The shell
+runs `lmx` itself to ask what may follow.
 """
 
 from __future__ import annotations
