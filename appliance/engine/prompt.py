@@ -155,7 +155,8 @@ def render(
     if not messages:
         raise Refusal("invalid_request", "messages is empty", param="messages")
     offered = submit.tools if submit.tools and submit.tool_choice != "none" else None
-    form = template.form(limits.tool_parser) if offered or limits.tool_parser == "auto" else None
+    called = any(message.get("tool_calls") for message in messages)
+    form = template.form(limits.tool_parser) if offered or called else None
     template.check(messages, offered, form)
     kwargs = switches(submit.template_kwargs or {}, limits, template)
     text = template.write(messages, offered, kwargs, form, go_on=submit.continue_final)
@@ -182,6 +183,8 @@ def switches(asked: dict[str, Any], limits: Configure, template: Template) -> di
         raise unable("its chat template cannot turn thinking off", "enable_thinking")
     if template.switches == {"thinking"}:
         given["thinking"] = given["enable_thinking"]
+    elif "thinking" in template.switches and "enable_thinking" in asked:
+        given["thinking"] = asked["enable_thinking"]  # for templates that think only where it is asked for
     return given
 
 

@@ -22,17 +22,18 @@ from appliance.engine.refusal import Refusal
 Message = dict[str, Any]
 # Words that no template has by itself.
 _TOOL = "lmx_probe_tool"
+_CALLED = "lmx_probe_call"
 _RESULT = "lmx_probe_result"
 _USER: Message = {"role": "user", "content": "hello"}
 _CALL: Message = {
-    "id": "call_000000000000000000000000",
+    "id": "lmxprobe0",  # Mistral's templates want nine letters and digits
     "type": "function",
-    "function": {"name": _TOOL, "arguments": "{}"},
+    "function": {"name": _CALLED, "arguments": "{}"},
 }
 _CONVERSATION: list[Message] = [
     _USER,
     {"role": "assistant", "content": "", "tool_calls": [_CALL]},
-    {"role": "tool", "tool_call_id": _CALL["id"], "name": _TOOL, "content": _RESULT},
+    {"role": "tool", "tool_call_id": _CALL["id"], "name": _CALLED, "content": _RESULT},
     {"role": "assistant", "content": "done"},
     _USER,
 ]
@@ -97,12 +98,17 @@ class Template:
     @cached_property
     def calls(self) -> bool:
         """Calls in earlier answers appear."""
-        return _TOOL in self._tried(_CONVERSATION)
+        return any(_CALLED in text for text in self._history)
 
     @cached_property
     def results(self) -> bool:
         """What tools gave appears."""
-        return _RESULT in self._tried(_CONVERSATION)
+        return any(_RESULT in text for text in self._history)
+
+    @cached_property
+    def _history(self) -> list[str]:
+        """Some templates write what was called only where tools are offered."""
+        return [self._tried(_CONVERSATION), self._tried(_CONVERSATION, tools=[_OFFERED])]
 
     def _tried(self, messages: list[Message], **more: Any) -> str:
         try:
