@@ -65,7 +65,7 @@ class Access:
                 self._take(Keyring())
             return None
         try:
-            content = self._read(declared)
+            content = read(declared, self._base, self._environ)
         except KeysError as error:
             if declared != self._of or str(error) != self._problem:
                 self._of, self._content, self._seen = declared, _NEVER, _NEVER
@@ -100,17 +100,6 @@ class Access:
                 allowance.follow(key)
             self._allowances[key.name] = allowance
 
-    def _read(self, declared: ApiKeys) -> str:
-        if declared.env is not None:
-            value = self._environ.get(declared.env)
-            if value is None:
-                raise KeysError(
-                    f"the environment variable {declared.env} (server.api_keys.env) is not set; "
-                    "set it where `lmx up` starts"
-                )
-            return value
-        return _read(self._base / Path(declared.file or "").expanduser())
-
     # --- callers ----------------------------------------------------------------------------------
 
     def enter(self, declared: ApiKeys, shown: str | None, address: str) -> Key:
@@ -143,7 +132,20 @@ class Access:
         return allowance.open(size)
 
 
-def _read(path: Path) -> str:
+def read(declared: ApiKeys, base: Path, environ: Mapping[str, str]) -> str:
+    """The text that holds the keys. base: where relative paths start. Raises KeysError."""
+    if declared.env is None:
+        return _file(base / Path(declared.file or "").expanduser())
+    value = environ.get(declared.env)
+    if value is None:
+        raise KeysError(
+            f"the environment variable {declared.env} (server.api_keys.env) is not set; "
+            "set it where `lmx up` starts"
+        )
+    return value
+
+
+def _file(path: Path) -> str:
     """Raises KeysError: no such file, not a plain one, open to others, too long, no text."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

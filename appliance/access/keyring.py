@@ -96,11 +96,27 @@ def parse(text: str) -> Keyring:
     return Keyring(keys)
 
 
+def in_plain(text: str) -> str | None:
+    """A key that stands there as it is, one that may change things first. Raises KeysError."""
+    ring = parse(text)
+    if not _MAP.search(text):
+        return _split(text)[0]
+    root, _ = tree.read(text)
+    for name in sorted(root.items, key=lambda name: not next(k.admin for k in ring.keys if k.name == name)):
+        values = tree.raw(root.items[name])
+        if "key" in values:
+            return str(values["key"])
+    return None
+
+
 def _plain(text: str) -> Iterator[Key]:
+    for number, key in enumerate(_split(text), 1):
+        yield Key(f"key-{number}", digest_of(_fit(key, f"key {number}")))
+
+
+def _split(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    for number, key in enumerate(re.split(r"[\s,]+", "\n".join(lines).strip(", \t\n")), 1):
-        if key:
-            yield Key(f"key-{number}", digest_of(_fit(key, f"key {number}")))
+    return [key for key in re.split(r"[\s,]+", "\n".join(lines)) if key]
 
 
 def _fit(key: str, where: str) -> str:

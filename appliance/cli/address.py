@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from appliance.cli import key
 from appliance.cli.client import Appliance
 from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE
@@ -16,7 +17,11 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on tha
 
 def connect(file: Path, url: str | None) -> Appliance:
     start = "lmx up" if file == DEFAULT_FILE else f"lmx up -f {file}"
-    return Appliance(normal(url) if url else of_file(file), start)
+    shown = key.of_environment()
+    if url:
+        return Appliance(normal(url), start, shown)
+    address, own = of_file(file)
+    return Appliance(address, start, shown or own)
 
 
 def normal(url: str) -> str:
@@ -24,8 +29,11 @@ def normal(url: str) -> str:
     return (url if "://" in url else f"http://{url}").rstrip("/")
 
 
-def of_file(file: Path) -> str:
-    """The address in `file`. A broken file may still name it: the appliance runs on its last good spec."""
+def of_file(file: Path) -> tuple[str, str | None]:
+    """The address in `file`, and a key of those it names, if there is one to read.
+
+    A broken file may still name the address: the appliance runs on its last good spec.
+    """
     from reconciler.loader import SpecError
 
     if not file.exists():
@@ -36,11 +44,11 @@ def of_file(file: Path) -> str:
     data = content(file)
     try:
         server = parse(file, data).spec.server
-        return reachable(server.host, server.port)
+        return reachable(server.host, server.port), key.of_spec(server.api_keys, file.absolute().parent)
     except SpecError as error:
         address = reachable(*_as_written(data))
         note(f"{error.problems[0]}; speaking to {address} all the same")
-        return address
+        return address, None
 
 
 def reachable(host: str, port: int) -> str:

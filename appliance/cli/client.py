@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from appliance.cli.failure import CliError
+from appliance.cli.key import FILE_VARIABLE, VARIABLE
 
 if TYPE_CHECKING:
     import httpx
 
-KEY_VARIABLE = "LMX_API_KEY"
 ANSWER_WITHIN = 30.0  # seconds, for what does no work; a load takes as long as it takes
 
 
@@ -44,12 +43,11 @@ class Event:
 class Appliance:
     """One appliance at one address. Use as a context manager."""
 
-    def __init__(self, url: str, start_with: str = "lmx up") -> None:
+    def __init__(self, url: str, start_with: str = "lmx up", key: str | None = None) -> None:
         import httpx
 
         self.url = url.rstrip("/")
         self._start_with = start_with
-        key = os.environ.get(KEY_VARIABLE)
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
@@ -166,5 +164,5 @@ def _refusal(response: httpx.Response) -> Refused:
         first = response.text.strip().partition("\n")[0][:200]
         message, code = f"HTTP {response.status_code}: {first or response.reason_phrase}", ""
     if code == "unauthorized":
-        message += f" Put a key into {KEY_VARIABLE}."
+        message += f" Put a key into {VARIABLE}, or its file's name into {FILE_VARIABLE}."
     return Refused(f"{message} ({code})" if code else message, code, response.status_code)

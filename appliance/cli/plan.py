@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from appliance.cli import wording
-from appliance.cli.address import normal, of_file
-from appliance.cli.client import Appliance, NotRunning
+from appliance.cli.address import connect
+from appliance.cli.client import NotRunning
 from appliance.cli.failure import CHANGES, ERROR
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.spec_file import read
@@ -41,9 +41,10 @@ def plan(
     Compares with the running appliance. Where no appliance answers, the plan is what `lmx up` would do.
     """
     read(file)
-    address = normal(url) if url else of_file(running or file)
+    connection = connect(running or file, url)
+    address = connection.url
     try:
-        with Appliance(address) as appliance:
+        with connection as appliance:
             status: dict[str, Any] | None = appliance.get("/status")
             config: dict[str, Any] | None = appliance.get("/admin/config")
     except NotRunning:

@@ -154,9 +154,37 @@ def test_an_error_of_the_appliance_comes_in_its_own_words(lmx: Lmx, appliance: A
     appliance.on("GET /status", Reply(error, 401))
     result = lmx("status")
     assert result.code == 1
-    assert result.err == "lmx: a key is needed. Put a key into LMX_API_KEY. (unauthorized)\n"
+    assert (
+        result.err
+        == "lmx: a key is needed. Put a key into LMX_API_KEY, or its file's name into LMX_API_KEY_FILE. (unauthorized)\n"
+    )
 
 
 def test_a_key_in_the_environment_is_sent(lmx: Lmx, appliance: Appliance) -> None:
     lmx("status", env={"LMX_API_KEY": "k1"})
     assert appliance.asked[-1][2]["authorization"] == "Bearer k1"
+    (lmx.folder / "key").write_text("k2\n")
+    lmx("status", env={"LMX_API_KEY_FILE": str(lmx.folder / "key")})
+    assert appliance.asked[-1][2]["authorization"] == "Bearer k2"
+    wrong = lmx("status", env={"LMX_API_KEY_FILE": "nowhere"})
+    assert (wrong.code, "LMX_API_KEY_FILE: nowhere cannot be read" in wrong.err) == (1, True)
+
+
+def test_on_the_machine_itself_a_key_of_its_own_file_is_taken(lmx: Lmx, appliance: Appliance) -> None:
+    """One that may change things first; and none where another address was asked for."""
+    keys = lmx.folder / "keys"
+    keys.write_text(
+        f"a: {{sha256: {'0' * 64}, admin: true}}\nb: {{key: sk-plain-0123456789}}\n"
+        "c: {key: sk-admin-0123456789, admin: true}\n"
+    )
+    keys.chmod(0o600)
+    file = lmx.folder / "lmx.yaml"
+    written = file.read_text()
+    file.write_text(re.sub(r"server: *\{", "server: {api_keys: {file: keys}, ", written))
+    assert file.read_text() != written
+    lmx("status")
+    assert appliance.asked[-1][2]["authorization"] == "Bearer sk-admin-0123456789"
+    lmx("status", env={"LMX_API_KEY": "mine"})
+    assert appliance.asked[-1][2]["authorization"] == "Bearer mine"
+    lmx("status", "--url", appliance.url)
+    assert "authorization" not in appliance.asked[-1][2]
