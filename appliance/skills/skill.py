@@ -170,20 +170,21 @@ class Skill:
 
     async def _a_worker(self) -> Worker:
         if self.form.python is None:
-            worker = next((worker for worker in self._workers if not worker.ended), None)
+            worker = next((worker for worker in self._workers if worker.open), None)
             if worker is None or worker.ready is None:
                 raise NotStarted(self.reason or "its client has not started yet")
             return worker
         while self._idle:
             worker = self._idle.pop()
-            if not worker.ended:
+            if worker.open:
                 return worker
         return await self._start()
 
     def _back(self, worker: Worker) -> None:
         """After a call: kept warm, unless it is gone, has grown, or is one too many."""
-        if worker.ended or worker.busy or self._retired:
+        if self._retired:
             worker.end("")
+        if not worker.open:
             return
         if worker.grown():
             log.info("skill %s: a process has grown and is replaced", self.name)
@@ -215,7 +216,7 @@ class Skill:
     def _warm(self) -> None:
         """Have one process ready before it is asked for."""
         self._again = None
-        if self._retired or any(not worker.ended for worker in self._workers):
+        if self._retired or any(worker.open for worker in self._workers):
             return
 
         async def start() -> None:

@@ -108,28 +108,22 @@ class Worker:
     def busy(self) -> bool:
         return bool(self._pending)
 
+    @property
+    def open(self) -> bool:
+        """It takes calls: it has not ended, and was not told to."""
+        return not self.ended and self._why is None
+
     async def start(self, env: Mapping[str, str], state: Path, id: str) -> None:
         """state: where its folder is made, which goes with it. id: like no other's. Raises NotStarted."""
         self._state, self._id = state, id
-        self._folder = folder = rooms(state) / id
-        folder.mkdir(parents=True, mode=0o700)
-        own = {"HOME": str(folder), "TMPDIR": str(folder), **env}
+        begin = asyncio.create_task(self._begin(env))
         try:
-            child, sock = await spawn(
-                f"skill {self.name}", HOST, own, lambda: None, cwd=folder, make=_Process
-            )
-            assert isinstance(child, _Process)
-            self._child = child
-            reader, self._writer = await asyncio.open_connection(sock=sock, limit=messages.LINE)
-        except BaseException as error:  # a process that has begun ends with its socket
-            self.ended = True
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise NotStarted(f"no process can be started: {error.strerror}") from error
+            await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            await asyncio.wait({begin})  # what is half begun cannot be ended
+            if self._reading is not None:
+                self.end("")
             raise
-        pidfiles.write(self._state, id, self.pid)
-        self._reading = asyncio.create_task(self._read(reader), name=f"skill {self.name}")
-        self._send(self._setup)
         try:
             async with asyncio.timeout(START_S):
                 self.ready = await self._started
@@ -181,6 +175,25 @@ class Worker:
         return footprint(self.pid) > self._base + self._setup.memory // 2
 
     # --- inside ------------------------------------------------------------------------------------
+
+    async def _begin(self, env: Mapping[str, str]) -> None:
+        self._folder = rooms(self._state) / self._id
+        self._folder.mkdir(parents=True, mode=0o700)
+        own = {"HOME": str(self._folder), "TMPDIR": str(self._folder), **env}
+        try:
+            child, sock = await spawn(
+                f"skill {self.name}", HOST, own, lambda: None, cwd=self._folder, make=_Process
+            )
+        except OSError as error:
+            self.ended = True
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise NotStarted(f"no process can be started: {error.strerror}") from error
+        assert isinstance(child, _Process)
+        self._child = child
+        pidfiles.write(self._state, self._id, self.pid)
+        reader, self._writer = await asyncio.open_connection(sock=sock, limit=messages.LINE)
+        self._reading = asyncio.create_task(self._read(reader), name=f"skill {self.name}")
+        self._send(self._setup)
 
     async def _within_memory(self, future: asyncio.Future[Result]) -> Result:
         """Linux holds a process to its limit by itself; macOS does not, and there the parent looks."""

@@ -68,6 +68,7 @@ class _Host:
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._broken: asyncio.Future[str]
+        self._status: int | None = None  # of the last HTTP answer that was an error
 
     async def serve(self, sock: socket.socket) -> int:
         """Until the parent closes the socket."""
@@ -105,16 +106,14 @@ class _Host:
             try:
                 await self._connection()
             except Exception as error:  # noqa: BLE001 - whatever a server does, the next try comes
-                found = self._broken.result() if self._broken.done() else _reason(error)
-                why = printable(found)[:LONG]
-                self._client = None
-                self._say(Lost(why))
+                bad = f" (HTTP {self._status})" if self._status is not None else ""
+                self._break(_reason(error) + bad)
                 failures = 1 if time.monotonic() - began > 2 * LOOK_S else failures + 1
             await asyncio.sleep(delay(self._setup.name, failures))
 
     async def _connection(self) -> None:
         """Connect, tell of the tools, and stay until something is wrong. Raises what it is."""
-        self._broken = asyncio.get_running_loop().create_future()
+        self._broken, self._status = asyncio.get_running_loop().create_future(), None
         self._changed.clear()
         async with contextlib.AsyncExitStack() as held:
             async with asyncio.timeout(CONNECT_S):
@@ -141,13 +140,27 @@ class _Host:
     def _transport(self) -> Any:
         setup = self._setup
         if setup.url is not None:
-            return _http(setup.url, setup.token)
+            return self._http(setup.url, setup.token)
         command = setup.command or []
         program = _program(command[0], setup) or command[0]
         # Python's -I: nothing of the environment or the folder gets into the few lines before the exec.
         own = ["-I", str(Path(leash.__file__).resolve()), str(os.getpid()), program, *command[1:]]
         server = StdioServerParameters(command=sys.executable, args=own, env=setup.env, cwd=setup.folder)
         return self._noticed(stdio_client(server))
+
+    @contextlib.asynccontextmanager
+    async def _http(self, url: str, token: str | None) -> AsyncIterator[Any]:
+        async def note(response: httpx2.Response) -> None:
+            self._status = response.status_code if response.status_code >= 400 else None
+
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        timeout = httpx2.Timeout(CONNECT_S, read=3600.0)  # calls have a time limit of their own
+        hooks: Any = {"response": [note]}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False, event_hooks=hooks) as http,
+            streamable_http_client(url, http_client=http) as streams,
+        ):
+            yield streams
 
     @contextlib.asynccontextmanager
     async def _noticed(self, transport: Any) -> AsyncIterator[Any]:
@@ -167,8 +180,11 @@ class _Host:
             receive.close()
 
     def _break(self, why: str) -> None:
+        """This connection is of no more use. The first reason counts, and the parent hears it at once."""
         if not self._broken.done():
-            self._broken.set_result(why)
+            self._client = None
+            self._broken.set_result(printable(why)[:LONG])
+            self._say(Lost(self._broken.result()))
 
     async def _look(self, client: Client) -> None:
         """What it offers now. The parent is told where that is news."""
@@ -242,24 +258,13 @@ class _Host:
             return Result(call.number, "error", printable(error.message)[:LONG])
         except Exception as error:  # noqa: BLE001 - the transport's own, of several libraries
             self._break(_reason(error))
-            return Result(call.number, "unavailable", printable(_reason(error))[:LONG])
+            return Result(call.number, "unavailable", self._broken.result())
         text = printable(as_text(found))
         size = len(text.encode())
         if size > self._setup.result:
             text = f"the result has {size} bytes, and {self._setup.result} is the most; ask for less"
             return Result(call.number, "too_large", text)
         return Result(call.number, "refused" if found.is_error else "ok", text)
-
-
-@contextlib.asynccontextmanager
-async def _http(url: str, token: str | None) -> AsyncIterator[Any]:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    timeout = httpx2.Timeout(CONNECT_S, read=3600.0)  # calls have a time limit of their own
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as http,
-        streamable_http_client(url, http_client=http) as streams,
-    ):
-        yield streams
 
 
 def _program(name: str, setup: Setup) -> str | None:
