@@ -21,18 +21,26 @@ class EnvFileError(ValueError):
     """The file cannot be used. The message says why and what to do, and tells no value."""
 
 
-def read(path: Path) -> dict[str, str]:
-    """Raises EnvFileError."""
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(MOST + 1)
-    except OSError as error:
-        raise EnvFileError(f"{path} cannot be read: {error.strerror}") from error
+def check_private(path: Path) -> None:
+    """That it is a plain file which nobody else may read. Raises EnvFileError, and OSError."""
+    _check(path, path.stat())
+
+
+def _check(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise EnvFileError(f"{path} is not a plain file")
     if status.st_mode & 0o077:
         raise EnvFileError(f"others may read {path}, and it is for secrets: run `chmod 600 {path}`")
+
+
+def read(path: Path) -> dict[str, str]:
+    """Raises EnvFileError."""
+    try:
+        with path.open("rb") as file:
+            _check(path, os.fstat(file.fileno()))
+            data = file.read(MOST + 1)
+    except OSError as error:
+        raise EnvFileError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > MOST:
         raise EnvFileError(f"{path} is over {MOST} bytes")
     try:

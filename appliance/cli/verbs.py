@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.cli import models, monitoring, services, sessions
+from appliance.cli import fleet, models, monitoring, services, sessions
 from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.completion import completion
@@ -31,7 +31,7 @@ from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
 NOT_YET = frozenset(
-    {"bench", "confirm", "diff", "fleet"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
+    {"bench", "confirm", "diff"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
 )
 
 app = typer.Typer(
@@ -77,6 +77,7 @@ for verb in (*_order, *_rest, *_last):
     app.command()(verb)
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(services.group("launchd"), name="launchd")
 app.add_typer(monitoring.app, name="monitoring")
 app.add_typer(services.group("systemd"), name="systemd")

@@ -29,7 +29,7 @@ def test_help_lists_every_verb_and_none_that_is_still_to_come(lmx: Lmx) -> None:
     listed = {
         line.split()[0] for line in lmx("--help").out.partition("Commands:")[2].splitlines() if line.strip()
     }
-    assert listed == {*VERBS, "launchd", "models", "monitoring", "sessions", "systemd"}
+    assert listed == {*VERBS, "fleet", "launchd", "models", "monitoring", "sessions", "systemd"}
     assert not listed & NOT_YET
 
 
