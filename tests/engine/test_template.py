@@ -29,6 +29,7 @@ FULL = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if thinking %}<think>\n{% endif %}{% endif %}"
 )
+LLAMA = "Environment: ipython\n" + """{{ '{"name": "' + call.name + '", ' + '"parameters": ' }}"""
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
 
@@ -76,7 +77,8 @@ def test_whether_a_model_thinks(files: Path, text: str, tokens: tuple[str, ...],
         ("json_tools", FULL, FORMATS["json_tools"]),
         ("mistral", "[TOOL_CALLS]x[ARGS]", FORMATS["mistral"]),
         ("mistral", "[TOOL_CALLS] [{", MISTRAL_LIST),
-        (None, """{{ '{"name": "' + c.name + '", ' + '"parameters": ' }}""", FORMATS["llama3"]),
+        (None, LLAMA, FORMATS["llama3"]),
+        (None, LLAMA.replace("ipython", "tool"), None),
         (None, SAY, None),
     ],
 )

@@ -13,6 +13,7 @@ from appliance.engine.answer.writing import Broken
 
 # What begins one call. mlx-lm's parsers pass over what they cannot read; here nothing may get lost.
 _BEGINS = {"minimax_m2": "<invoke name=", "muse_spark": "<atem:invoke"}
+_LLAMA = ('"parameters": ', '{"name": ', "ipython")  # what templates of Llama 3 say of tools and their results
 # longcat's parser fails where a call has no arguments.
 _NAME_ALONE = re.compile(r"\s*([\w.-]+)\s*")
 _BETWEEN_FUNCTIONS = re.compile(r"(?<=</function>)\s*(?=<function=)")
@@ -45,7 +46,7 @@ def _named(name: str, tokenizer: Any, template: Any) -> CallFormat | None:
         named = tokenizer.init_kwargs.get("tool_parser_type", module)  # laguna's parser is glm47's
         if named in FORMATS:
             return FORMATS[named]
-    if isinstance(template, str) and '"parameters": ' in template and '{"name": ' in template:
+    if isinstance(template, str) and all(mark in template for mark in _LLAMA):
         return FORMATS["llama3"]
     return None
 
