@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
-# What Chat Completions and Completions say beyond OpenAI's own: see docs/openai.md.
+# What Chat Completions and Completions say beyond OpenAI's own: see docs/chat.md.
 EXTENSIONS = frozenset({"reasoning_content", "lmx_warning"})
 
 
