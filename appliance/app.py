@@ -78,8 +78,8 @@ def run(
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
     host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
-    process; tests give one with faults. log: the form of the lines on stderr. log_file: where they go instead.
-    record: where to write what the loop reads.
+    process; tests give one with faults. log: the form of the lines on stderr. log_file: where they go
+    instead. record: where to write what the loop reads.
 
     The first signal drains; a second one ends what still runs at once.
     """
@@ -188,7 +188,7 @@ class _Appliance:
             self._memory,
             str(file.path),
             retry=self._retry,
-            metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally),
+            metrics=Metrics(lambda: self._loop, self._router, self._breakers, self._tally, self._access),
             breakers=self._breakers,
             sessions=Sessions(self._engines, lambda: self._effects.cache_path),
             identities=identity.load(folder),

@@ -2,9 +2,9 @@
 
     {"ts": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "lmx.requests", "msg": "...", ...}
 
-Beside these, where they apply: request_id, route, model, engine, generation, step, prompt_tokens,
-cached_tokens, cached_from, left_out, tokens, ttft_ms, duration_ms, code. Never the text of a prompt or an
-answer, a key, or the value of a header other than the request id.
+Beside these, where they apply: request_id, route, key (its name), model, engine, generation, step,
+prompt_tokens, cached_tokens, cached_from, left_out, tokens, ttft_ms, duration_ms, code. Never the text of a
+prompt or an answer, a key, or the value of a header other than the request id.
 
 Lines are written by a thread of their own: a reader of stderr that stands still must not hold up the event
 loop. What it cannot take is dropped, and how many that were is said when it takes lines again. A log of our
@@ -90,8 +90,8 @@ class Logs:
     def __init__(
         self, style: Style | None = None, file: int = 2, write: Callable[[bytes], object] | None = None
     ) -> None:
-        """file: where to, an open file descriptor. write: instead of it; takes whole lines, may raise OSError.
-        style None: JSON, unless that is a terminal."""
+        """file: where to, an open file descriptor. write: instead of it; takes whole lines, may raise
+        OSError. style None: JSON, unless that is a terminal."""
         style = style or ("text" if write is None and os.isatty(file) else "json")
         formatter = JsonFormatter() if style == "json" else logging.Formatter(TEXT)
         self._file, self._formatter = file, formatter

@@ -108,6 +108,18 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("lmx_requests_in_flight", "gauge", "Rows of generation that engines hold now."),
     Metric("lmx_queue_depth", "gauge", "Requests that wait for a row, a load or a swap."),
+    Metric(
+        "lmx_key_requests_total",
+        "counter",
+        "Requests that an API key was let in for, where limits count; refused: over one of them.",
+        (("key", "name of an API key in force"), ("outcome", "begun or refused")),
+    ),
+    Metric(
+        "lmx_key_tokens_total",
+        "counter",
+        "Tokens of prompts and answers that an API key was charged for.",
+        (("key", "name of an API key in force"),),
+    ),
     Metric("lmx_tokens_total", "counter", "Tokens.", (("kind", "prompt or completion"),)),
     Metric(
         "lmx_prompt_cache_hits_total",

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 import appliance
 from appliance import metric_table
 from appliance import status as documents
+from appliance.access.desk import Access
 from appliance.breakers import Breakers
 from appliance.supervisor.router import Router
 from appliance.tally import Histogram, Tally
@@ -33,8 +34,11 @@ Histograms = Iterable[tuple[tuple[str, ...], Histogram]]
 class Metrics(Collector):
     """One registry of its own: nothing global, so several appliances in one process do not mix."""
 
-    def __init__(self, loop: Callable[[], Loop], router: Router, breakers: Breakers, tally: Tally) -> None:
+    def __init__(
+        self, loop: Callable[[], Loop], router: Router, breakers: Breakers, tally: Tally, access: Access
+    ) -> None:
         self._loop, self._router, self._breakers, self._tally = loop, router, breakers, tally
+        self._access = access
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -89,6 +93,16 @@ class Metrics(Collector):
         yield "lmx_tool_parse_failures_total", _by_one(tally.tool_failures)
         yield "lmx_engine_restarts_total", list(tally.restarts.items())
         yield "lmx_requests_total", list(tally.requests.items())
+        keys = self._access.allowances
+        yield (
+            "lmx_key_requests_total",
+            [
+                ((name, outcome), keys[name].counted[counted])
+                for name in keys
+                for outcome, counted in (("begun", "requests"), ("refused", "refused"))
+            ],
+        )
+        yield "lmx_key_tokens_total", [((name,), keys[name].counted["tokens"]) for name in keys]
         yield "lmx_requests_in_flight", _one(self._router.in_flight)
         yield "lmx_queue_depth", _one(self._router.queued)
         yield (

@@ -42,6 +42,7 @@ class RequestLog:
             extra=fields(
                 request_id=record.caller.request_id or None,
                 route=route_of(record.caller.path),
+                key=record.caller.name,
                 model=record.model,
                 engine=record.engine,
                 generation=self.generation,
@@ -74,6 +75,7 @@ class RequestLog:
             extra=fields(
                 request_id=record.caller.request_id or None,
                 route=route_of(record.caller.path),
+                key=record.caller.name,
                 model=record.model or None,
                 generation=self.generation,
                 step=self.step,

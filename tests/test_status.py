@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from appliance import status as documents
+from appliance.access.desk import Access
 from appliance.breakers import Breakers
 from appliance.metrics import Metrics
 from appliance.server.replies import encode
@@ -30,7 +32,9 @@ class QuietRouter:
 
 
 def exposed(rig: Rig) -> list[str]:
-    metrics = Metrics(lambda: rig.loop, QuietRouter(), Breakers(lambda _: None), Tally())  # type: ignore[arg-type]
+    metrics = Metrics(
+        lambda: rig.loop, QuietRouter(), Breakers(lambda _: None), Tally(), Access(Path("/nowhere"), {})
+    )  # type: ignore[arg-type]
     return metrics.exposition("")[0].decode().splitlines()
 
 

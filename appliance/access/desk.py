@@ -47,8 +47,8 @@ class Access:
         self._problem: str | None = None
 
     @property
-    def names(self) -> Collection[str]:
-        """Of the keys in force."""
+    def allowances(self) -> Mapping[str, Allowance]:
+        """By the names of the keys in force."""
         return self._allowances
 
     # --- the keys ---------------------------------------------------------------------------------

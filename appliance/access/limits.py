@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from appliance.access.keyring import Key
@@ -68,6 +69,7 @@ class Allowance:
     def __init__(self, key: Key, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self.running = 0
+        self.counted: Counter[str] = Counter()  # requests, refused, tokens: since it was first read
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
         self.follow(key)
@@ -100,9 +102,11 @@ class Allowance:
         if self.requests is not None:
             self.requests.take(1)
         self.running += 1
+        self.counted["requests"] += 1
         return Charge(self, size // BYTES_PER_TOKEN)
 
     def refusal(self, text: str, wait: float) -> ApiError:
+        self.counted["refused"] += 1
         error = ApiError("rate_limited", f"key {text}", retry_after=max(0.001, wait))
         error.headers = self.headers()
         return error
@@ -158,6 +162,7 @@ class Charge:
     def spend(self, tokens: int) -> None:
         """A row has ended: tokens of its prompt and its answer."""
         self._spent += tokens
+        self.allowance.counted["tokens"] += tokens
 
     def close(self) -> None:
         """The request is over: what it did not use is given back. Once; later calls do nothing."""
