@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -178,6 +178,7 @@ class Answering:
         self.first = self._now = first
         self.model, self.engine_id, self.bounded = first.model, first.engine_id, first.bounded
         self._prompt = self._cached = self._tokens = self._thought = 0  # of the rounds that are over
+        self._latest = 0  # tokens of the round that runs
         self._running: set[asyncio.Task[Any]] = set()
         self._cancelled = False
         self._expired = False
@@ -196,7 +197,7 @@ class Answering:
 
     @property
     def tokens(self) -> int:
-        return self._tokens + self._now.tokens
+        return self._tokens + self._latest
 
     @property
     def engine(self) -> Engine:
@@ -252,6 +253,7 @@ class Answering:
             said = _Round()
             last: Delta | None = None
             async for delta in self._now:
+                self._latest = delta.tokens
                 told = self._sum(said.hear(delta, self._plan.client), said)
                 text = self._spaced(delta.text, said)
                 if delta.finish is not None:
@@ -271,8 +273,9 @@ class Answering:
                 done.append(step)
                 yield Delta("", self.tokens, None, None, Told(steps=(step,)))
             if self._cancelled or self._expired:
-                why = _LATE if self._expired else None
-                yield self._final(Delta("", 0, "cancelled"), [], why)
+                why, ids = (_LATE if self._expired else None), {step.id for step in done}
+                cut = [step for step in steps if step.id not in ids]
+                yield self._final(Delta("", 0, "cancelled"), cut, why, cut="cancelled")
                 return
             order = {step.id: place for place, step in enumerate(steps)}
             done.sort(key=lambda step: order[step.id])
@@ -298,7 +301,7 @@ class Answering:
     def _final(self, last: Delta, steps: Sequence[Step], why: str | None, *, handed: bool = False) -> Delta:
         """The last delta. A bound that ended it is told as a warning. handed: the client goes on."""
         finish, more = last.finish, last.more
-        undone = [msgspec.structs.replace(step, outcome=NOT_RUN, result=why) for step in steps]
+        undone = [msgspec.structs.replace(step, outcome=cut, result=why) for step in steps]
         if why is not None and not handed and not self._cancelled:
             finish = "length"
             warning = f"skills: {why}; the answer ends here"
@@ -360,6 +363,7 @@ class Answering:
         messages = [*(submit.messages or ()), said.message(done), *map(as_message, done)]
         self._prompt, self._cached = self.prompt_tokens, self.cached_tokens
         self._tokens, self._thought = self.tokens, self._thought + said.thought
+        self._latest = 0
         names = submit.tool_names
         named = submit.tool_choice == "required" and names is not None and len(names) == 1
         self._submit = msgspec.structs.replace(

@@ -10,7 +10,7 @@ import msgspec
 from appliance import wire
 from appliance.skills.messages import Outcome
 
-NOT_RUN = "not_run"
+NOT_RUN: Literal["not_run"] = "not_run"
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
