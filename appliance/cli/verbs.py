@@ -13,6 +13,7 @@ from appliance.cli.address import connect
 from appliance.cli.chat import chat
 from appliance.cli.completion import completion
 from appliance.cli.config import config
+from appliance.cli.diff import diff
 from appliance.cli.doctor import doctor
 from appliance.cli.drain import drain
 from appliance.cli.events import events, history
@@ -30,9 +31,7 @@ from appliance.cli.wait import wait
 from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
-NOT_YET = frozenset(
-    {"bench", "confirm", "diff"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"}
-)
+NOT_YET = frozenset({"bench", "confirm"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"})
 
 app = typer.Typer(
     name="lmx",
@@ -69,7 +68,7 @@ def reconcile(file: File = DEFAULT_FILE, url: Url = None, output: Output = Forma
 
 # The order of the help text: from a first file to daily use.
 _order: tuple[Callable[..., None], ...] = (
-    *(init, up, status, explain, metrics, chat, plan, validate, wait, events, history),
+    *(init, up, status, explain, metrics, chat, diff, plan, validate, wait, events, history),
 )
 _rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, doctor, config, schema)
 _last: tuple[Callable[..., None], ...] = (completion, version)
