@@ -33,9 +33,49 @@ values = st.recursive(
 parts = st.fixed_dictionaries(
     {"type": st.just("text") | scalars}, optional={"text": scalars, "image_url": values, "other": values}
 )
+names = st.sampled_from(["a", "b", "get_weather", ""]) | scalars
+calls = st.fixed_dictionaries(
+    {"id": names},
+    optional={
+        "type": st.just("function") | scalars,
+        "function": st.fixed_dictionaries({"name": names, "arguments": st.text(max_size=5) | values})
+        | values,
+        "index": scalars,
+    },
+)
 messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]) | scalars},
-    optional={"content": scalars | st.lists(parts, max_size=3), "name": scalars, "tool_calls": values},
+    optional={
+        "content": scalars | st.lists(parts, max_size=3),
+        "name": scalars,
+        "tool_calls": st.lists(calls, max_size=2) | values,
+        "tool_call_id": names,
+        "reasoning_content": scalars,
+    },
+)
+functions = st.fixed_dictionaries(
+    {"name": names}, optional={"parameters": values, "description": scalars, "strict": scalars}
+)
+tools = st.fixed_dictionaries({"type": st.just("function") | scalars, "function": functions | values})
+named = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": names})}
+)
+allowed = st.fixed_dictionaries(
+    {
+        "type": st.just("allowed_tools"),
+        "allowed_tools": st.fixed_dictionaries(
+            {"mode": st.sampled_from(["auto", "required"]) | scalars, "tools": st.lists(named, max_size=2)}
+        ),
+    }
+)
+forms = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema", "regex", "grammar"]) | scalars},
+    optional={
+        "json_schema": st.fixed_dictionaries({"name": names}, optional={"schema": values, "strict": scalars})
+        | values,
+        "pattern": scalars,
+        "grammar": scalars,
+    },
 )
 
 
@@ -43,6 +83,9 @@ def bodies(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     """Dictionaries of the right names and any values, mixed with likely ones; and plain nonsense."""
     likely: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(kind.__struct_fields__, values)
     likely["messages"] = st.lists(messages, max_size=4) | values
+    likely["tools"] = st.lists(tools, max_size=3) | values
+    likely["tool_choice"] = st.sampled_from(["auto", "none", "required"]) | named | allowed | values
+    likely["response_format"] = forms | values
     likely["prompt"] = st.lists(st.integers(0, 9), max_size=3) | st.text(max_size=5) | values
     likely = {name: likely[name] for name in kind.__struct_fields__}
     need = {name: likely.pop(name) for name in ("messages", "prompt") if name in likely}
