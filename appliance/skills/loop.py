@@ -298,8 +298,17 @@ class Answering:
             return "max_tokens is used up"
         return None
 
-    def _final(self, last: Delta, steps: Sequence[Step], why: str | None, *, handed: bool = False) -> Delta:
-        """The last delta. A bound that ended it is told as a warning. handed: the client goes on."""
+    def _final(
+        self,
+        last: Delta,
+        steps: Sequence[Step],
+        why: str | None,
+        *,
+        handed: bool = False,
+        cut: Literal["not_run", "cancelled"] = NOT_RUN,
+    ) -> Delta:
+        """The last delta. A bound that ended it is told as a warning. steps: what has no result, for it was
+        not begun, or was cut. handed: the client goes on."""
         finish, more = last.finish, last.more
         undone = [msgspec.structs.replace(step, outcome=cut, result=why) for step in steps]
         if why is not None and not handed and not self._cancelled:
