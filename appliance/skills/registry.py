@@ -50,13 +50,16 @@ class Skills:
         self._base, self._state = base, state
         self._breakers, self._tell, self._on_call, self._environ = breakers, tell, on_call, environ
         self._skills: dict[str, Skill] = {}
+        self._retired: list[Skill] = []  # some of whose processes are still there
         sweep(self._state)
 
     def apply(self, forms: Mapping[str, spec.Skill]) -> None:
         """Be as the spec says. What did not change is not touched."""
+        self._retired = [skill for skill in self._retired if not skill.gone]
         for name, skill in [*self._skills.items()]:
             if forms.get(name) != skill.form:
                 skill.retire()
+                self._retired.append(skill)
                 del self._skills[name]
                 self._breakers.forget(_breaker(name))
         for name, form in forms.items():
@@ -78,7 +81,7 @@ class Skills:
             skill.restart()
 
     async def close(self) -> None:
-        await asyncio.gather(*(skill.close() for skill in self._skills.values()))
+        await asyncio.gather(*(skill.close() for skill in [*self._skills.values(), *self._retired]))
         sweep(self._state)
 
     # --- for requests ------------------------------------------------------------------------------

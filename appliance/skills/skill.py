@@ -76,6 +76,11 @@ class Skill:
         return self._breaker
 
     @property
+    def gone(self) -> bool:
+        """Nothing of it runs any more."""
+        return not self._workers and not self._tasks
+
+    @property
     def pids(self) -> list[int]:
         return sorted(worker.pid for worker in self._workers if worker.ready is not None)
 

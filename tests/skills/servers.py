@@ -19,7 +19,7 @@ def get_weather(city: str) -> str:
     """Get the weather in a city"""
     if city == "Atlantis":
         raise ToolError("no such city")
-    return f'{{"sky": "sunny", "degrees": 21, "city": "{city}"}}'
+    return '{"sky": "sunny", "degrees": 21}'
 
 
 @server.tool()
