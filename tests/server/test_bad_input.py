@@ -300,21 +300,6 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/v1/embeddings"),
-        ("POST", "/v1/rerank"),
-        ("GET", "/v1/ws"),
-        ("POST", "/admin/models/pull"),
-    ],
-)
-async def test_a_route_that_is_not_built_yet_says_so(site: Site, method: str, path: str) -> None:
-    reply = await site.http.request(method, path, content=b"{}" if method == "POST" else None)
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_supported")
-    assert path in reply.json()["error"]["message"]
-
-
-@pytest.mark.parametrize(
     "data",
     [
         b"nonsense\r\n\r\n",
