@@ -33,6 +33,7 @@ from appliance.server.guards import Guards, mark
 from appliance.server.listeners import Listeners
 from appliance.server.messages import errors
 from appliance.server.messages import routes as messages
+from appliance.server.openapi import routes as openapi
 from appliance.server.replies import error_reply, request_id
 from appliance.server.responses import routes as responses
 from appliance.server.ws import routes as ws
@@ -99,6 +100,7 @@ def build(control: Control) -> Sanic[Any, Any]:
     app.error_handler.add(Exception, error_reply)
     for family in (
         dashboard.blueprint(control),
+        openapi.blueprint(),
         health.blueprint(control),
         chat.blueprint(control),
         completions.blueprint(control),

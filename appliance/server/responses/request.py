@@ -49,7 +49,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
 }
 # What has no summary is not summed up: `auto` leaves the choice to us.
-_REASONING: dict[str, tuple[Any, ...]] = {
+REASONING: dict[str, tuple[Any, ...]] = {
     "summary": ("auto",),
     "generate_summary": ("auto",),
     "context": ("auto",),
@@ -130,7 +130,7 @@ def _include(include: list[str] | None) -> list[str]:
 def _thinking(reasoning: schema.Reasoning | None) -> dict[str, Any] | None:
     if reasoning is None:
         return None
-    for name, nothings in _REASONING.items():
+    for name, nothings in REASONING.items():
         fields.asks_nothing(getattr(reasoning, name), f"reasoning.{name}", nothings)
     if reasoning.effort is None:
         return None
