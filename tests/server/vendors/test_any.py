@@ -34,8 +34,9 @@ from tests.server.vendors.test_response_events import bare, built
 
 WORDS = """
 user assistant system developer text thinking redacted_thinking tool_use tool_result image input_text
-output_text reasoning reasoning_text message function_call function_call_output refusal function custom auto any tool none
-required c1 c2 weather enabled disabled adaptive json_schema json_object allowed_tools ephemeral
+output_text reasoning reasoning_text message function_call function_call_output refusal function custom
+auto any tool none required c1 c2 weather enabled disabled
+adaptive json_schema json_object allowed_tools ephemeral
 """
 words = st.sampled_from([*WORDS.split(), ""])
 
