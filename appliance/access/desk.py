@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.access.keyring import Key, Keyring, KeysError, parse
+from appliance.access.keyring import Key, Keyring, KeysError, digest_of, parse
 from appliance.access.limits import Allowance, Charge
 from appliance.access.throttle import Throttle
 from appliance.errors import ApiError
@@ -115,7 +115,7 @@ class Access:
             if wait:
                 text = "too many wrong API keys came from this address; the next one is looked at later"
                 raise ApiError("rate_limited", text, retry_after=wait)
-            self._throttle.failed(address)
+            self._throttle.failed(address, digest_of(shown))
         if not self._ring.keys:
             text = "nobody can be let in: the API keys of this machine cannot be read; its log says why"
         elif shown is None:

@@ -1,5 +1,7 @@
 """Slows down who tries wrong keys: a few are a slip, hundreds are a search.
 
+One and the same again and again is a client that nobody told of its new key, and counts once.
+
 By address, in a table of bounded size. An address whose tries are used up gets no more of them checked for
 a while. Keys that were right there before still are: behind one proxy or router sit many.
 """
@@ -11,18 +13,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 TRIES = 20
 EACH_S = 3.0  # until there is one more
 ADDRESSES = 4096
-NAMES = 16  # of keys remembered for one address
+T = TypeVar("T")
+NAMES = 16  # of keys remembered for one address, right and wrong ones
 
 
 @dataclass
 class _Address:
     tries: float
     at: float
-    known: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    known: OrderedDict[str, None] = field(default_factory=OrderedDict)  # names of right keys
+    wrong: OrderedDict[bytes, None] = field(default_factory=OrderedDict)  # digests of others
 
 
 class Throttle:
@@ -39,16 +44,14 @@ class Throttle:
         entry = self._table.get(_place(address))
         return entry is not None and name in entry.known
 
-    def failed(self, address: str) -> None:
+    def failed(self, address: str, digest: bytes) -> None:
         entry = self._entry(address)
-        entry.tries = max(0.0, self._left(entry) - 1.0)
+        if digest not in entry.wrong:
+            entry.tries = max(0.0, self._left(entry) - 1.0)
+        _remember(entry.wrong, digest)
 
     def right(self, address: str, name: str) -> None:
-        known = self._entry(address).known
-        known[name] = None
-        known.move_to_end(name)
-        if len(known) > NAMES:
-            known.popitem(last=False)
+        _remember(self._entry(address).known, name)
 
     def _left(self, entry: _Address) -> float:
         now = self._clock()
@@ -66,6 +69,13 @@ class Throttle:
         else:
             self._table.move_to_end(place)
         return entry
+
+
+def _remember(latest: OrderedDict[T, None], one: T) -> None:
+    latest[one] = None
+    latest.move_to_end(one)
+    if len(latest) > NAMES:
+        latest.popitem(last=False)
 
 
 def _place(address: str) -> str:
