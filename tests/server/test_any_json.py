@@ -33,30 +33,37 @@ values = st.recursive(
 parts = st.fixed_dictionaries(
     {"type": st.just("text") | scalars}, optional={"text": scalars, "image_url": values, "other": values}
 )
-names = st.sampled_from(["a", "b", "get_weather", ""]) | scalars
+
+
+def mostly(good: st.SearchStrategy[Any], other: st.SearchStrategy[Any] = values) -> st.SearchStrategy[Any]:
+    """`one_of` would give each part of `other` as much room as `good`."""
+    return st.integers(0, 3).flatmap(lambda number: good if number else other)
+
+
+names = mostly(st.sampled_from(["a", "b"]))
 calls = st.fixed_dictionaries(
     {"id": names},
     optional={
-        "type": st.just("function") | scalars,
-        "function": st.fixed_dictionaries({"name": names, "arguments": st.text(max_size=5) | values})
-        | values,
+        "type": mostly(st.just("function")),
+        "function": mostly(st.fixed_dictionaries({"name": names, "arguments": mostly(st.text(max_size=5))})),
         "index": scalars,
     },
 )
 messages = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]) | scalars},
+    {"role": mostly(st.sampled_from(["user", "assistant", "system", "developer", "tool"]))},
     optional={
-        "content": scalars | st.lists(parts, max_size=3),
+        "content": mostly(st.text(max_size=5), scalars | st.lists(parts, max_size=3)),
         "name": scalars,
-        "tool_calls": st.lists(calls, max_size=2) | values,
+        "tool_calls": mostly(st.lists(calls, max_size=2)),
         "tool_call_id": names,
-        "reasoning_content": scalars,
+        "reasoning_content": mostly(st.text(max_size=5)),
     },
 )
+schemas = mostly(st.just({"type": "object"}))
 functions = st.fixed_dictionaries(
-    {"name": names}, optional={"parameters": values, "description": scalars, "strict": scalars}
+    {"name": names}, optional={"parameters": schemas, "description": mostly(st.text(max_size=5))}
 )
-tools = st.fixed_dictionaries({"type": st.just("function") | scalars, "function": functions | values})
+tools = st.fixed_dictionaries({"type": mostly(st.just("function")), "function": mostly(functions)})
 named = st.fixed_dictionaries(
     {"type": st.just("function"), "function": st.fixed_dictionaries({"name": names})}
 )
@@ -64,32 +71,45 @@ allowed = st.fixed_dictionaries(
     {
         "type": st.just("allowed_tools"),
         "allowed_tools": st.fixed_dictionaries(
-            {"mode": st.sampled_from(["auto", "required"]) | scalars, "tools": st.lists(named, max_size=2)}
+            {"mode": mostly(st.sampled_from(["auto", "required"])), "tools": st.lists(named, max_size=2)}
         ),
     }
 )
-forms = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "json_object", "json_schema", "regex", "grammar"]) | scalars},
-    optional={
-        "json_schema": st.fixed_dictionaries({"name": names}, optional={"schema": values, "strict": scalars})
-        | values,
-        "pattern": scalars,
-        "grammar": scalars,
-    },
+forms = st.one_of(
+    st.fixed_dictionaries({"type": mostly(st.sampled_from(["text", "json_object"]))}),
+    st.fixed_dictionaries({"type": st.just("regex"), "pattern": mostly(st.text(max_size=5))}),
+    st.fixed_dictionaries({"type": st.just("grammar"), "grammar": mostly(st.text(max_size=5))}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("json_schema"),
+            "json_schema": mostly(st.fixed_dictionaries({"name": names, "schema": schemas})),
+        }
+    ),
 )
 
 
 def bodies(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Dictionaries of the right names and any values, mixed with likely ones; and plain nonsense."""
+    """Mostly a good beginning and a few fields of likely or any values; else plain nonsense."""
     likely: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(kind.__struct_fields__, values)
-    likely["messages"] = st.lists(messages, max_size=4) | values
-    likely["tools"] = st.lists(tools, max_size=3) | values
-    likely["tool_choice"] = st.sampled_from(["auto", "none", "required"]) | named | allowed | values
-    likely["response_format"] = forms | values
+    good = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    likely["messages"] = mostly(st.lists(messages, max_size=4))
+    likely["tools"] = mostly(st.lists(tools, max_size=3))
+    likely["tool_choice"] = mostly(st.sampled_from(["auto", "none", "required"]) | named | allowed)
+    likely["response_format"] = mostly(forms)
     likely["prompt"] = st.lists(st.integers(0, 9), max_size=3) | st.text(max_size=5) | values
     likely = {name: likely[name] for name in kind.__struct_fields__}
-    need = {name: likely.pop(name) for name in ("messages", "prompt") if name in likely}
-    return st.fixed_dictionaries(need, optional={**likely, "unknown": values}) | values
+    likely["unknown"] = values
+    rich = [name for name in ("messages", "tools", "tool_choice", "response_format") if name in likely] * 6
+    base = {name: value for name, value in good.items() if name in likely}
+
+    @st.composite
+    def body(draw: Any) -> dict[str, Any]:
+        chosen = draw(st.lists(st.sampled_from(sorted(likely) + rich), max_size=3, unique=True))
+        if "tool_choice" in chosen:
+            chosen.append("tools")
+        return {**base, **{name: draw(likely[name]) for name in chosen}}
+
+    return mostly(body())
 
 
 def check(data: bytes, kind: type[Any], make: Any) -> None:
