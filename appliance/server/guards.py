@@ -43,6 +43,7 @@ _LIMITED = frozenset(
         "v1/chat/completions",
         "v1/completions",
         "v1/responses",
+        "v1/responses/input_tokens",
         "v1/messages",
         "v1/messages/count_tokens",
         "v1/embeddings",
