@@ -1,9 +1,10 @@
 """`make bench`: every figure that LMX promises, measured side by side in one run.
 
-    python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json]
+    python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json] [--reference PYTHON]
 
 PART: speed, serving, swap, overload, strain, crowding, kv, reuse; of the last, also one of reuse.turn,
-reuse.agent, reuse.crowd, reuse.writing, reuse.lookup.
+reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs --reference: a Python that
+has sentence-transformers.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -22,14 +23,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import crowding, kv, overload, reuse, serving, speed, strain, swap
+from bench import crowding, embed, kv, overload, reuse, serving, speed, strain, swap
 from bench.speed import Row
 
 PARTS = ("speed", "serving", "swap", "overload", "strain", "crowding", "reuse", "kv")
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
-def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: Path) -> Iterator[Row]:
+def _rows(
+    parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: Path, reference: Path | None
+) -> Iterator[Row]:
+    if "embed" in parts:
+        yield from embed.run(scratch, rounds, reference)
     if "speed" in parts:
         yield from speed.run(scratch, rounds, shapes)
     if "serving" in parts:
@@ -50,15 +55,19 @@ def _rows(parts: list[str], scratch: Path, rounds: int, shapes: list[str], out: 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, *REUSE, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *REUSE, "embed", []], default=list(PARTS))
+    parser.add_argument("--reference", type=Path, help="a Python with sentence-transformers, for embed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", nargs="+", choices=["5m", "90m"], default=["5m", "90m"])
     parser.add_argument("--out", type=Path, default=Path("bench/results/latest.json"))
     args = parser.parse_args()
     rows = []
     console = Console()
+    if args.reference is not None and args.parts == list(PARTS):
+        args.parts = [*PARTS, "embed"]
     with tempfile.TemporaryDirectory(prefix="lmx-bench-") as scratch:
-        for row in _rows(args.parts, Path(scratch), args.rounds, args.shape, args.out.parent):
+        folder = args.out.parent
+        for row in _rows(args.parts, Path(scratch), args.rounds, args.shape, folder, args.reference):
             rows.append(row)
             console.print(_line(row), highlight=False)
     console.print(_table(rows))
