@@ -36,6 +36,8 @@ STATE_STYLE = {
     "draining": "yellow",
     "failed": "red",
     "quarantined": "red",
+    "starting": "cyan",
+    "left_alone": "red",
 }
 LEVEL_STYLE = {"normal": "green", "nominal": "green", "warning": "yellow", "critical": "bold red"}
 
@@ -88,6 +90,7 @@ def page(document: Mapping[str, Any]) -> list[Block]:
     ]
     blocks += _facts(document)
     blocks += _models(document.get("models") or {})
+    blocks += _skills(document.get("skills") or {})
     blocks += _conditions(document.get("conditions") or [])
     blocks += _plan(document.get("plan") or [])
     return blocks
@@ -159,6 +162,23 @@ def _models(models: Mapping[str, Any]) -> Iterator[Block]:
         )
     yield line()
     yield table(("MODEL", "STATE", "CONTEXT", "ROWS", "MEMORY", "NOTE"), rows)
+
+
+def _skills(skills: Mapping[str, Any]) -> Iterator[Block]:
+    if not skills:
+        return
+    rows: list[list[Span]] = []
+    for name, skill in skills.items():
+        state, calls = str(skill.get("state", "-")), skill.get("calls") or {}
+        failed = sum(calls.values()) - calls.get("ok", 0)
+        count = f"{sum(calls.values())}" + (f", {failed} not ok" if failed else "")
+        words = [str(skill.get("reason") or "")]
+        words += [f"{tool} is left out: {why}" for tool, why in (skill.get("left_out") or {}).items()]
+        note = "; ".join(filter(None, words))
+        offered = len(skill.get("tools") or ())
+        rows.append([name, (state, STATE_STYLE.get(state, "dim")), str(offered), count, note])
+    yield line()
+    yield table(("SKILL", "STATE", "TOOLS", "CALLS", "NOTE"), rows)
 
 
 def progress(value: Any) -> float | None:

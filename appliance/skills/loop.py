@@ -279,7 +279,13 @@ class Answering:
                 return
             order = {step.id: place for place, step in enumerate(steps)}
             done.sort(key=lambda step: order[step.id])
-            await self._next(said, done)
+            try:
+                await self._next(said, done)
+            except ApiError as error:
+                if error.code != "context_length_exceeded":
+                    raise
+                yield self._final(Delta("", 0, "stop"), [], f"the results do not fit: {error.message}")
+                return
 
     def _why_not(self, number: int, last: Delta, said: _Round, steps: Sequence[Step]) -> str | None:
         """Why what was asked for is not run; None where it is."""

@@ -53,6 +53,17 @@ def test_what_is_wrong_is_told_with_its_reason(lmx: Lmx, appliance: Appliance) -
     assert "MemoryPressure" not in out
 
 
+def test_skills_are_told_with_what_is_wrong(lmx: Lmx, appliance: Appliance) -> None:
+    skills = {
+        "forecast": {"state": "ready", "reason": "", "tools": ["forecast"], "calls": {"ok": 3, "refused": 1}},
+        "wiki": {"state": "failed", "reason": "HTTP 401", "tools": [], "left_out": {"a b": "its name"}},
+    }
+    appliance.on("GET /status", {**status_document(), "skills": skills})
+    out = lmx("status").out
+    assert re.search(r"^forecast +ready +1 +4, 1 not ok$", out, re.MULTILINE)
+    assert re.search(r"^wiki +failed +0 +0 +HTTP 401; a b is left out: its name$", out, re.MULTILINE)
+
+
 def test_json_is_the_document_as_it_is(lmx: Lmx, appliance: Appliance) -> None:
     assert json.loads(lmx("status", "-o", "json").out) == status_document()
 

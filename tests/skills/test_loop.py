@@ -290,6 +290,24 @@ async def test_an_error_of_a_later_round_reaches_the_reader(tools: Workshop) -> 
         await read(await script.open(["double"]))
 
 
+async def test_results_that_do_not_fit_end_the_answer_and_say_so(tools: Workshop) -> None:
+    class Small(Desk):
+        async def open(self, model: str | None, submit: wire.Submit, **rest: Any) -> Answer:
+            if len(submit.messages or ()) > 1:
+                raise ApiError("context_length_exceeded", "600 tokens are over the ceiling of 512")
+            return await super().open(model, submit, **rest)
+
+    script = Script(tools)
+    script.desk = Small()
+    script.desk.answer = lambda _: Answer([say("So:"), call("double", '{"number": 1}'), end()])
+    deltas = await read(await script.open(["double"]))
+    assert "".join(delta.text for delta in deltas) == "So:"
+    assert [step.outcome for step in steps(deltas)] == [None, "ok"]
+    assert deltas[-1].finish == "length"
+    assert deltas[-1].more is not None
+    assert "600 tokens are over the ceiling of 512" in str(deltas[-1].more.warning)
+
+
 async def test_a_skill_that_is_removed_meanwhile_is_told_to_the_model(tools: Workshop) -> None:
     script = Script(tools, [call("double", '{"number": 1}'), end()], [say("sorry"), end()])
     answering = await script.open(["double"])
