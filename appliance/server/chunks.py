@@ -126,6 +126,8 @@ class Chunks:
                 deltas.append({"tool_calls": [_part(part) for part in more.calls]})
             if isinstance(more, Told) and more.steps:
                 deltas.append({SKILLS: [step.shown() for step in more.steps]})
+            if not deltas and more.warning is None:  # it only counts what came before
+                return b""
             bodies = [{"delta": delta} for delta in deltas or [{}]]
             if more.logprobs:
                 bodies[0]["logprobs"] = chat_logprobs(more.logprobs)

@@ -292,8 +292,6 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
     missing = await site.http.get("/v2/nothing")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert "/status" in missing.json()["error"]["message"]
-    root = await site.http.get("/")
-    assert (root.status_code, root.json()["error"]["code"]) == (404, "not_found")
     wrong = await site.http.get(CHAT)
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"

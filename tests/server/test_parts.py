@@ -31,7 +31,8 @@ def more(**parts: Any) -> wire.More:
 DELTAS = [
     Delta("", 2, more=more(reasoning="Let me", reasoning_tokens=2)),
     Delta("One ", 4, more=more(reasoning=" see.", reasoning_tokens=3)),
-    Delta("moment.", 5),
+    Delta("moment.", 5, more=more(reasoning_tokens=3)),
+    Delta("", 5, more=more(reasoning_tokens=3)),
     Delta("", 6, more=more(calls=[HEAD, wire.CallPart(0, None, None, '{"place"')])),
     Delta("", 7, more=more(calls=[wire.CallPart(0, None, None, ': "Rome"}')])),
     Delta("", 9, more=more(calls=[wire.CallPart(1, "call_b", "time", "{}")], warning="one did not parse")),
