@@ -267,6 +267,12 @@ def test_stop_strings_count_in_json_that_is_an_answer() -> None:
     assert split(plan("llama3"), '{"city": "Paris"}', stops=("Par",)) == ([("text", '{"city": "')], "Par")
 
 
+def test_a_stop_string_before_json_ends_the_answer_however_it_is_cut() -> None:
+    text = '\n\n{"name": "ping", "parameters": {}}'
+    for pieces in ([text], list(text)):
+        assert split(plan("llama3"), pieces, stops=("\n\n",)) == ([], "\n\n")
+
+
 def test_json_behind_text_is_no_call() -> None:
     text = 'So: {"name": "ping", "parameters": {}}'
     assert split(plan("llama3"), text)[0] == [("text", text)]
