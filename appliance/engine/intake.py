@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, replace
 
 from appliance.engine import prompt
+from appliance.engine.constraint import bounds
 from appliance.engine.constraint import plan as following
 from appliance.engine.constraint.compiler import Compiler
 from appliance.engine.link import Link
@@ -81,7 +82,9 @@ class Intake:
         self._work: queue.SimpleQueue[Submit | Count] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._preparing: dict[int, bool] = {}  # rid -> cancelled meanwhile
+        usual = threading.stack_size(bounds.STACK)
         threading.Thread(target=self._run, name="intake", daemon=True).start()
+        threading.stack_size(usual)
 
     @property
     def preparing(self) -> int:

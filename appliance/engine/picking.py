@@ -13,6 +13,7 @@ import mlx.core
 
 from appliance.engine import likely
 from appliance.engine.constraint import masks
+from appliance.engine.constraint.guide import Astray
 from appliance.engine.row import Row
 from appliance.engine.sampling import Sampler
 
@@ -44,6 +45,8 @@ class Picking:
             if row.primed and row.guide is not None and row.failed is None:
                 try:
                     row.guide.take(tokens[index])
+                except Astray as error:
+                    row.failed = str(error)
                 except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
                     row.failed = f"{type(error).__name__}: {error}"
                 if row.guide.free:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,14 @@ LLAMA4: dict[str, Any] = {
 }
 
 
-def tokenizer(folder: Path, template: str | None = TEMPLATE) -> int:
-    """Write a byte-level BPE tokenizer with a chat template; its vocabulary's size."""
+def tokenizer(folder: Path, template: str | None = TEMPLATE, special: Sequence[str] = ()) -> int:
+    """Write a byte-level BPE tokenizer with a chat template; its vocabulary's size. special: more markers."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
+        special_tokens=["<|im_start|>", "<|im_end|>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -117,11 +118,18 @@ def tokenizer(folder: Path, template: str | None = TEMPLATE) -> int:
 
 
 def write(
-    folder: Path, config: dict[str, Any] = QWEN3, *, seed: int = 1, scale: float = 4.0, **more: Any
+    folder: Path,
+    config: dict[str, Any] = QWEN3,
+    *,
+    seed: int = 1,
+    scale: float = 4.0,
+    template: str | None = TEMPLATE,
+    special: Sequence[str] = (),
+    **more: Any,
 ) -> Path:
     """A whole model folder: config, float32 weights, tokenizer. `scale` makes its choices decided."""
     folder.mkdir(parents=True, exist_ok=True)
-    size = tokenizer(folder)
+    size = tokenizer(folder, template, special)
     config = {**config, "vocab_size": size, **more}
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], "vocab_size": size}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer
 from appliance.engine.answer.formats import FORMATS, CallFormat
 from appliance.engine.constraint import calls, grammars
 from appliance.engine.constraint.compiler import Compiler, Unsupported
+from tests.engine.answers import written
 
 DEMO = Path(__file__).parents[2] / "examples" / "models" / "lmx-demo-mini"
 WEATHER: dict[str, Any] = {
@@ -38,28 +38,6 @@ WEATHER: dict[str, Any] = {
 CLOCK: dict[str, Any] = {"type": "function", "function": {"name": "clock"}}
 MARIENBAD = {"city": 'Mari"en < bad\n', "unit": "kelvin"}
 FULL = {"city": "Ulm", "days": 3, "unit": "celsius", "where": {"x": 1.5}}
-
-
-def written(form: CallFormat, made: list[tuple[str, dict[str, Any]]]) -> str:
-    """Calls as the table says that the model writes them."""
-    texts = []
-    for number, (name, given) in enumerate(made):
-        between = form.between.replace("{index}", str(number))
-        texts.append(f"{form.before}{name}{between}{_arguments(form, given)}{form.after}")
-    return form.start + form.separator.join(texts) + form.end
-
-
-def _arguments(form: CallFormat, given: dict[str, Any]) -> str:
-    pair = form.argument
-    if pair is None:
-        return json.dumps(given, ensure_ascii=False)
-    parts = []
-    for key, value in given.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, str) and pair.open is not None:
-            text = f"{pair.open}{value}{pair.close}"
-        parts.append(f"{pair.before}{key}{pair.between}{text}{pair.after}")
-    return pair.separator.join(parts)
 
 
 def _markers(form: CallFormat) -> list[str]:

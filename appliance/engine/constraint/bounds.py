@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from typing import Any
 
 BYTES = 256 * 1024  # of one grammar, as it was sent
-NODES = 20_000  # values in a schema, at any depth
+NODES = 8_000  # values in a schema, at any depth
 DEPTH = 64  # of a schema; llguidance stops at 128 levels of JSON, which are half as many of schemas
 PROPERTIES = 1_000  # of one object
 REPEATS = 20_000  # counts in counts, multiplied
+RULES = (
+    1_000  # of a Lark grammar: llguidance follows them on the thread's stack, which 3,000 overflow (8 MiB)
+)
+ANDS = 8  # regular expressions that must hold together: their states multiply
+STACK = 64 * 2**20  # bytes, of the thread that compiles: several times what these bounds need
 
 _COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
@@ -62,6 +67,17 @@ def regex(text: str) -> None:
     measure(text)
     if repeats(text) > REPEATS:
         raise TooMuch(f"the counts in a regular expression multiply to more than {REPEATS}")
+
+
+def lark(text: str) -> None:
+    """A grammar of a client's own. Raises TooMuch. Its `%json` would go round the bounds of schemas."""
+    regex(text)
+    if text.count(":") > RULES:
+        raise TooMuch(f"it has more than {RULES} rules")
+    if text.count("&") > ANDS:
+        raise TooMuch(f"it has more than {ANDS} expressions that must hold together (&)")
+    if "%json" in text:
+        raise TooMuch("%json in Lark is not taken; send the schema as a json_schema")
 
 
 def repeats(pattern: str) -> int:

@@ -23,13 +23,13 @@ import numpy as np
 KEPT = 32  # compiled grammars
 THREADS = 8  # that fill masks, at most
 # 1 to 2 kB a state of the lexer (llguidance's documentation): 20 to 40 MB at the very most for one row. Fuel
-# and items are per token, and about 15 and 2.5 ms. Messages without the grammar's inside.
+# and items are per token, and about 15 and 5 ms. Messages without the grammar's inside.
 LIMITS: dict[str, Any] = {
     "max_lexer_states": 20_000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
-    "max_items_in_row": 2_000,
+    "step_max_items": 100_000,
+    "max_items_in_row": 40_000,  # four for each property that may come: more than `bounds` lets in
     "max_grammar_size": 500_000,
     "verbose_errors": False,
 }

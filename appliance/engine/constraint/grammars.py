@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.engine.constraint import bounds, recursion, wording
+from appliance.engine.constraint import bounds, references, wording
 from appliance.engine.constraint.compiler import Unsupported
 from appliance.wire import Grammar
 
-SPACE = r" |\n[ \t]{0,64}"
+SPACE = r" |\n[ \t]{0,32}"
 OPTIONS: dict[str, Any] = {"whitespace_pattern": SPACE, "whitespace_flexible": True, "lenient": False}
 # Behind a thought, models leave a line or two; the answer that the client gets begins without it.
 GAP = "/[ \\t\\n]{0,4}/"
@@ -31,7 +31,7 @@ def schema(found: Any, *, lenient: bool = False) -> Any:
         raise Unsupported(f"a schema is an object, not {type(found).__name__}")
     if "x-guidance" in found:
         raise Unsupported("x-guidance in a schema is not for clients to set")
-    recursion.check(found)
+    references.check(found)
     return {**wording.rewritten(found), "x-guidance": {**OPTIONS, "lenient": lenient}}
 
 
@@ -50,7 +50,7 @@ def lark(grammar: Grammar) -> str:
 
         bounds.regex(grammar.text)
         return f"/{regex_to_lark(grammar.text, 'd')}/"
-    bounds.regex(grammar.text)
+    bounds.lark(grammar.text)
     return "@answer"
 
 

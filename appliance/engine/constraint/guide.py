@@ -12,6 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from appliance.engine.constraint.compiler import short
+
 if TYPE_CHECKING:
     from appliance.engine.output import Incremental, Streaming
 
@@ -108,7 +110,9 @@ class Guide:
     @property
     def ended(self) -> bool:
         """The answer is whole: nothing could follow but the end of the text."""
-        return self.phase == "answer" and self.matcher is not None and self.matcher.is_stopped()
+        if self.phase != "answer" or self.matcher is None or not self.matcher.is_stopped():
+            return False
+        return self.matcher.is_accepting() and not self.matcher.is_error()  # one in error has stopped too
 
     def take(self, token: int) -> None:
         """The row's newest token. Raises Astray."""
@@ -179,6 +183,6 @@ class Guide:
         matcher = self.matcher
         if matcher is not None and not (matcher.is_stopped() and not matcher.is_error()):
             if not matcher.consume_tokens(tokens):
-                raise Astray(matcher.get_error() or "the grammar does not allow the token")
+                raise Astray(f"its grammar cannot be followed any further: {short(matcher.get_error())}")
             if matcher.is_stopped() and not matcher.is_accepting():
-                raise Astray("the grammar leads to where nothing can follow")
+                raise Astray("its grammar leads to where nothing can follow")

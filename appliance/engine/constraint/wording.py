@@ -12,7 +12,7 @@ import json
 from itertools import combinations
 from typing import Any
 
-from appliance.engine.constraint.recursion import target
+from appliance.engine.constraint.references import target
 
 _TYPES = frozenset({"string", "number", "boolean", "null", "object", "array"})
 _YEAR = r"(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d\d\d)"
