@@ -118,7 +118,7 @@ def test_a_grammar_that_cannot_go_on_fails_its_own_row_only(monkeypatch: pytest.
     stand = Stand(model)
     stand.run(
         job(1, tokens=30, guiding=Guiding(following, bad)),
-        job(2, tokens=60, guiding=Guiding(following, good)),
+        job(2, tokens=200, guiding=Guiding(following, good)),
         job(3, tokens=20),
     )
     last = {rid: rows[-1] for rid, rows in stand.out.rows.items()}

@@ -183,6 +183,10 @@ class Guide:
         matcher = self.matcher
         if matcher is not None and not (matcher.is_stopped() and not matcher.is_error()):
             if not matcher.consume_tokens(tokens):
-                raise Astray(f"its grammar cannot be followed any further: {short(matcher.get_error())}")
+                raise astray(matcher)
             if matcher.is_stopped() and not matcher.is_accepting():
                 raise Astray("its grammar leads to where nothing can follow")
+
+
+def astray(matcher: Matcher) -> Astray:
+    return Astray(f"its grammar cannot be followed any further: {short(matcher.get_error())}")

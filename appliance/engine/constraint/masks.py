@@ -14,6 +14,7 @@ import mlx.core
 import numpy as np
 
 from appliance.engine.constraint import compiler
+from appliance.engine.constraint.guide import astray
 
 if TYPE_CHECKING:
     from appliance.engine.row import Row
