@@ -90,8 +90,10 @@ def test_no_dependency_is_under_a_licence_that_would_reach_the_users_code() -> N
         ("appliance/app.py", "import mlx.core", "Only the engine's own process imports MLX"),
         ("appliance/supervisor/pool.py", "import appliance.engine", "Nothing reaches into the engine"),
         ("appliance/engine/process.py", "import sanic", "An engine process carries neither"),
+        ("appliance/skills/loop.py", "import mcp", "MCP is spoken in a skill's own process only"),
+        ("appliance/app.py", "import appliance.skills.host", "Nothing reaches into a skill's process"),
     ],
-    ids=["seam", "pure", "mlx", "engine", "child"],
+    ids=["seam", "pure", "mlx", "engine", "child", "mcp", "skill"],
 )
 def test_the_import_contract_notices(tmp_path: Path, module: str, statement: str, broken: str) -> None:
     for package in ("appliance", "reconciler"):
