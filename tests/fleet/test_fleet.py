@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from appliance.fleet import inventory, poll
@@ -245,3 +246,47 @@ def test_without_an_inventory_it_says_how_to_write_one(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "machines: {" in done.stderr
+
+
+async def test_the_page_tells_of_all_machines_and_keeps_looking(tmp_path: Path) -> None:
+    documents = {str(n): status() for n in range(5)}
+    documents["3"] = status(NEW, "NotReady", Ready=("False", "<b>no room</b>"))
+    port = free_port()
+    async with serving(lambda name: http(json.dumps(documents[name]).encode())) as (machine_port, _):
+        machines = {f"m{n}": f"http://127.0.0.1:{machine_port}/{n}" for n in documents}
+        (tmp_path / "fleet.yaml").write_text(json.dumps({"machines": machines}), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *LMX, "fleet", "serve", "--port", str(port), "--every", "1",
+            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                page = await until(client, "4 of 5 fine")
+                assert "1 answer, but their active model does not" in page.text
+                assert "&lt;b&gt;no room&lt;/b&gt;" in page.text
+                assert f'href="http://127.0.0.1:{machine_port}/3/"' in page.text
+                assert "default-src 'none'" in page.headers["content-security-policy"]
+                assert (await client.get("/dashboard.css")).status_code == 200
+                assert (await client.get("/status")).json()["counts"]["down"] == 1
+                assert (await client.get("/", headers={"host": "evil.example"})).status_code == 403
+                assert (await client.post("/")).status_code == 405
+                documents["3"] = status()
+                await until(client, "5 of 5 fine")
+        finally:
+            process.terminate()
+            out, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out) == (0, b"")
+    assert errors.decode().startswith(f"lmx: http://127.0.0.1:{port}/ tells of fleet.yaml")
+
+
+async def until(client: httpx.AsyncClient, text: str) -> httpx.Response:
+    """The page, once it says so."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                answer = await client.get("/")
+                if text in answer.text:
+                    return answer
+            except httpx.TransportError:
+                pass  # it is not up yet
+            await asyncio.sleep(0.05)
