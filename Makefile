@@ -42,7 +42,7 @@ chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAU
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
 	$(BIN)/python -m pytest -q -m heavy
 
-fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow
+fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow, and requests of every kind
 	$(BIN)/python -m pytest -q -m fuzz $(ARGS)
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)

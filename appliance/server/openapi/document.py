@@ -85,10 +85,7 @@ def _answers(it: Operation, components: Components) -> Schema:
     if it.answer is not None:
         content[JSON] = {"schema": components.of(it.answer)}
     if it.events is not None:
-        # `itemSchema` is of OpenAPI 3.2; here an event's data is told in words and by its schema's name.
-        name = components.of(it.events)["$ref"].rpartition("/")[2]
-        text = f"Server-Sent Events; each `data` is a `{name}`."
-        content[STREAM] = {"schema": {"type": "string", "description": text}}
+        content[STREAM] = {"schema": _event(it, components)}
     if not content:
         content[it.media] = {"schema": {"type": "string"}}
     answers = {"200": {"description": it.title, "content": content}}
@@ -96,8 +93,24 @@ def _answers(it: Operation, components: Components) -> Schema:
     return answers | {str(status): answers["200"] for status in it.also}
 
 
+def _event(it: Operation, components: Components) -> Schema:
+    """One event, as its fields are read: OpenAPI 3.1 has no word of its own for the items of a stream."""
+    kinds = [components.of(it.events), components.of(_error_of(it))]
+    told: Schema = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": kinds}}
+    data = {"anyOf": [{"const": "[DONE]"}, told]} if it.done else told
+    return {
+        "type": "object",
+        "description": "Server-Sent Events; this is one of them.",
+        "properties": {"data": data, "event": {"type": "string"}, "id": {"type": "string"}},
+    }
+
+
+def _error_of(it: Operation) -> type:
+    return AnthropicError if it.tag == ANTHROPIC else Error
+
+
 def _errors(it: Operation, components: Components) -> Schema:
-    shape = AnthropicError if it.tag == ANTHROPIC else Error
+    shape = _error_of(it)
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys((*EVERYWHERE, *it.codes)):
         by_status.setdefault(CODES[code][0], []).append(code)

@@ -96,7 +96,11 @@ def _link(schema: Schema) -> str | None:
     """The first structure in it."""
     if "$ref" in schema:
         return str(schema["$ref"]).removeprefix(REF)
-    inner = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
+    inner = [
+        *schema.get("anyOf", ()),
+        *(schema[name] for name in ("items", "contentSchema") if name in schema),
+    ]
+    inner += [one for name, one in schema.get("properties", {}).items() if name == "data"]  # of an event
     return next((name for one in inner if (name := _link(one)) is not None), None)
 
 

@@ -17,7 +17,7 @@ _ID = Parameter("response_id", "Its id.", _NAME, "path")
 _SESSION = Parameter(
     "X-LMX-Session",
     "The conversation that this belongs to, so that its prompt cache is kept.",
-    {"type": "string", "maxLength": 256, "pattern": "^[!-~]+$"},
+    {"type": "string", "maxLength": 256},
     "header",
 )
 
@@ -32,6 +32,7 @@ INFERENCE: tuple[Operation, ...] = (
         body=schema.ChatRequest,
         answer=answers.ChatAnswer,
         events=answers.ChatChunk,
+        done=True,
         parameters=(_SESSION,),
         codes=(*MODEL, "unsupported_grammar"),
     ),
@@ -44,6 +45,7 @@ INFERENCE: tuple[Operation, ...] = (
         body=schema.CompletionRequest,
         answer=answers.TextAnswer,
         events=answers.TextAnswer,
+        done=True,
         parameters=(_SESSION,),
         codes=(*MODEL, "unsupported_grammar"),
     ),

@@ -46,7 +46,7 @@ class Operation:
 
     events: one event of the stream that the operation answers with, always or where `stream` is true.
     optional: the body may be left out. codes: errors beside those of every request. also: further statuses
-    that have the same answer. upgrade: a WebSocket.
+    that have the same answer. upgrade: a WebSocket. done: the last event's data is `[DONE]`.
     """
 
     method: Method
@@ -63,6 +63,7 @@ class Operation:
     codes: tuple[str, ...] = ()
     also: tuple[int, ...] = ()
     upgrade: bool = False
+    done: bool = False
 
     @property
     def id(self) -> str:
