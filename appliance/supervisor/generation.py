@@ -19,6 +19,7 @@ from appliance.supervisor.engine import Engine
 from appliance.supervisor.record import NOBODY, Caller
 
 UNREAD = 256 * 1024  # characters a streaming reader may leave unread
+LIKELY = 8  # characters that a log-probability counts as; each takes a hundred bytes or so
 PIECES = 512  # pieces kept apart before they are joined: a piece of three characters takes 60 bytes
 
 
@@ -251,7 +252,9 @@ class Generation:
 
 
 def _length(more: wire.More) -> int:
-    return len(more.reasoning) + sum(len(call.arguments) for call in more.calls)
+    """In characters, as the limit for slow readers counts."""
+    likely = sum(1 + len(one.top) for one in more.logprobs)
+    return len(more.reasoning) + sum(len(call.arguments) for call in more.calls) + LIKELY * likely
 
 
 def _joined(pieces: list[str | tuple[str, wire.More]]) -> list[str | tuple[str, wire.More]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance import wire
@@ -65,6 +66,21 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_blocks_nobody(
         assert raised.value.code == "overloaded"
         assert (await patient.collect()).tokens == 300
         assert w.outcomes["demo", "overloaded"] == 1
+
+
+async def test_log_probabilities_that_nobody_reads_count_too(
+    shared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 tokens are some 1,000 characters; with what is told of each it is twenty times as much."""
+    monkeypatch.setattr(generation, "UNREAD", 5000)
+    async with shared() as w:
+        await w.serving()
+        plain = await w.router.open(None, prompt(300))
+        told = await w.router.open(None, msgspec.structs.replace(prompt(300), logprobs=10))
+        await until(lambda: plain.ended and told.ended)
+        assert [delta async for delta in plain][-1].tokens == 300
+        with pytest.raises(ApiError, match="client reads too slowly"):
+            await anext(told)
 
 
 async def test_many_unread_pieces_do_not_pile_up(shared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
