@@ -92,6 +92,14 @@ def test_the_model_calls_a_skill_and_answers_with_its_result(up: Machine, skill:
     assert answer.usage.prompt_tokens_details.cached_tokens  # the second round computes its end only
 
 
+def test_each_choice_makes_its_own_calls(up: Machine) -> None:
+    status, body = up.ask(PARIS, skills=["get_weather"], n=2)
+    assert status == 200, body
+    for choice in body["choices"]:
+        assert choice["message"]["content"] == SUNNY
+        assert [step["outcome"] for step in choice["message"]["lmx_skills"]] == ["ok"]
+
+
 def test_a_stream_tells_of_each_step_and_says_the_same(up: Machine) -> None:
     with client(up) as api:
         chunks = list(
@@ -181,8 +189,17 @@ def test_skills_come_and_go_under_traffic_and_metrics_count_their_calls(up: Mach
 
 
 def test_its_processes_end_with_the_appliance(up: Machine) -> None:
-    (pid,) = up.status()["skills"]["get_weather"]["pids"]
-    process = psutil.Process(pid)
+    pids = up.status()["skills"]["get_weather"]["pids"]
+    processes = [psutil.Process(pid) for pid in pids]
+    assert processes
     engines = up.engines()
     up.kill()
-    assert gone([process, *engines])
+    assert gone([*processes, *engines])
+    left = [room / "left" for room in (up.folder / "state" / "skills").iterdir()]
+    assert len(left) == len(pids)
+    for note in left:
+        note.touch()
+    up.up()
+    assert not any(note.exists() for note in left)  # what could not be tidied up then is tidied up now
+    assert up.stop() == 0
+    assert not (up.folder / "state" / "skills").exists()

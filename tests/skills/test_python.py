@@ -14,6 +14,7 @@ import pytest
 
 from appliance.breakers import FAILURES
 from appliance.errors import ApiError
+from appliance.skills import skill
 from reconciler.events import EventType
 from tests.skills.conftest import Workshop, gone, until
 
@@ -125,6 +126,13 @@ def pid() -> int:
     """Its process"""
     return os.getpid()
 
+KEPT = []
+
+def keep(mebibytes: int) -> int:
+    """Take memory and keep it"""
+    KEPT.append(b"x" * (mebibytes << 20))
+    return os.getpid()
+
 def silent(): pass
 
 def positional(x, /):
@@ -224,6 +232,26 @@ async def test_memory_has_a_limit(tools: Workshop) -> None:
     assert (await tools.call("hog", mebibytes=16)).outcome == "ok"
     assert (await tools.call("hog", mebibytes=1024)).outcome == "out_of_memory"
     assert (await tools.call("hog", mebibytes=16)).outcome == "ok"
+
+
+async def test_a_process_that_has_grown_is_replaced_before_it_fails(tools: Workshop) -> None:
+    tools.apply(keep=python("keep", memory=256 * 2**20))
+    first, second, third = [(await tools.call("keep", mebibytes=100)).text for _ in range(3)]
+    assert first == second  # after it, more than half of what it may have is taken
+    assert third != second
+    assert tools.calls == [("keep", "ok")] * 3
+
+
+async def test_processes_beyond_the_warm_one_end_when_nobody_needs_them(
+    tools: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skill, "IDLE_S", 0.0)
+    tools.apply(sleep=python("sleep", timeout=1000.0))
+    calls = [asyncio.create_task(tools.call("sleep", seconds=2)) for _ in range(3)]
+    await until(lambda: len(tools.pids("sleep")) == 3, "three processes")
+    assert [(await call).text for call in calls] == ["slept"] * 3
+    await until(lambda: len(tools.pids("sleep")) == 1, "one is left")
+    assert (await tools.call("sleep", seconds=0)).text == "slept"
 
 
 async def test_what_it_prints_harms_nobody(tools: Workshop) -> None:
