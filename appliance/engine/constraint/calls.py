@@ -61,10 +61,15 @@ class Rules:
         """One call or more, and nothing else but blanks before it."""
         return self._written(f"start: GAP calls\nGAP: {grammars.GAP}", offered, many=many)
 
-    def maybe(self, offered: list[Function], *, many: bool, answer: str | None = None) -> str:
-        """Calls, or an answer, or text before calls. answer: the Lark of it; None: any text."""
+    def maybe(
+        self, offered: list[Function], *, many: bool, answer: str | None = None, gap: bool = False
+    ) -> str:
+        """Calls, or an answer, or text before calls. answer: the Lark of it; None: any text.
+
+        gap: blanks may come before calls or such an answer.
+        """
         if answer is not None:
-            start = f"start: GAP (calls | body)\nGAP: {grammars.GAP}\nbody: {answer}"
+            start = f"start: {'GAP ' if gap else ''}(calls | body)\nGAP: {grammars.GAP}\nbody: {answer}"
             return self._written(start, offered, many=many)
         marker = self._form.start
         if not marker:  # a call is JSON from the first character on: then text is what is not

@@ -16,7 +16,7 @@ from appliance.wire import Grammar
 
 SPACE = r" |\n[ \t]{0,32}"
 OPTIONS: dict[str, Any] = {"whitespace_pattern": SPACE, "whitespace_flexible": True, "lenient": False}
-# Behind a thought, models leave a line or two; the answer that the client gets begins without it.
+# Behind a thought and before a call, models leave a line or two, which the client does not get to see.
 GAP = "/[ \\t\\n]{0,4}/"
 
 

@@ -61,18 +61,20 @@ class Guide:
         thinking: Thinking | None,
         text: Streaming | Incremental,
         *,
+        behind: Matcher | None = None,
         width: int = 0,
         encode: Any = None,
         banned: frozenset[int] = frozenset(),
     ) -> None:
         """matcher None: the answer is free; it knows `width` tokens. text: writes this row's tokens out, for
-        the markers in them.
+        the markers in them. behind: for an answer behind a thought that the prompt did not begin.
 
         banned: tokens that must not come while it thinks, where the answer is not free. encode: from text to
         tokens, as the matcher has them.
         """
         self.matcher = matcher
         self.width = width
+        self._behind = behind
         self.banned = banned if matcher is not None else frozenset()
         self.phase: Phase = "answer"
         if thinking is not None:
@@ -155,6 +157,7 @@ class Guide:
 
     def _begin(self) -> None:
         self.phase, self._seen = "thinking", ""
+        self.matcher = self._behind
         self._check_budget()
 
     def _think(self, token: int) -> None:

@@ -58,9 +58,7 @@ def _fill(matching: Sequence[tuple[int, Row]], allowed: Any) -> None:
     width = min(width, allowed.shape[1])
     for (index, row), guide, mine in zip(matching, guides, bits, strict=True):
         if guide.matcher is not None and guide.matcher.is_error():
-            row.failed = (
-                f"its grammar cannot be followed any further: {compiler.short(guide.matcher.get_error())}"
-            )
+            row.failed = str(astray(guide.matcher))
             continue
         allowed[index] = False
         allowed[index, :width] = mine[:width]

@@ -27,11 +27,13 @@ TAIL = 16  # tokens of a prompt's end: enough for a marker that ends thinking
 class Guiding:
     """matcher: at its beginning, shared by all requests with that grammar; None: the answer is free.
 
+    behind: the same for an answer behind a thought, where it is open whether there will be one.
     banned: tokens that must not come while it thinks.
     """
 
     compiler: Compiler
     matcher: Any = None
+    behind: Any = None
     thinking: Thinking | None = None
     banned: frozenset[int] = frozenset()
 
@@ -46,6 +48,7 @@ class Guiding:
             None if free else self.matcher.deep_copy(),
             self.thinking,
             detokenizer(tokenizer),
+            behind=None if self.behind is None else self.behind.deep_copy(),
             width=0 if free else int(self.compiler.ll.vocab_size),
             encode=self.compiler.encode,
             banned=self.banned,
@@ -83,14 +86,17 @@ def make(
     form = job.plan.tools.form if job.plan.tools is not None else None
     param = "tools" if submit.grammar is None else "response_format"
     try:
-        grammar = _grammar(submit, compiler, form, gap=thinking is not None)
-        matcher = compiler.compile(grammar)
+        inside = thinking is not None and thinking.inside
+        matcher = compiler.compile(_grammar(submit, compiler, form, gap=inside))
+        behind = None
+        if thinking is not None and not inside:
+            behind = compiler.compile(_grammar(submit, compiler, form, gap=True))
     except (Unsupported, bounds.TooMuch) as error:
         raise Refusal("unsupported_grammar", f"this cannot be enforced: {error}", param=param) from error
     banned = frozenset(tokenizer.eos_token_ids)
     if form is not None and (start := compiler.specials.get(form.start)) is not None:
         banned |= {start}
-    return Guiding(compiler, matcher, thinking, banned)
+    return Guiding(compiler, matcher, behind, thinking, banned)
 
 
 def _budget(submit: Submit, limits: Configure) -> int | None:
@@ -141,7 +147,7 @@ def _thinking(
 
 
 def _grammar(submit: Submit, compiler: Compiler, form: CallFormat | None, *, gap: bool) -> str:
-    """In llguidance's own form. Raises Unsupported, TooMuch."""
+    """In llguidance's own form. gap: blanks may come before an answer. Raises Unsupported, TooMuch."""
     grammar = submit.grammar
     if form is None:
         if grammar is None:
@@ -154,4 +160,4 @@ def _grammar(submit: Submit, compiler: Compiler, form: CallFormat | None, *, gap
         return grammars.whole(rules.required(offered, many=many), None)
     if grammar is None:
         return grammars.whole(rules.maybe(offered, many=many), None)
-    return grammars.whole(rules.maybe(offered, many=many, answer=grammars.lark(grammar)), grammar)
+    return grammars.whole(rules.maybe(offered, many=many, answer=grammars.lark(grammar), gap=gap), grammar)
