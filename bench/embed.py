@@ -1,4 +1,4 @@
-"""Embeddings per second: LMX over HTTP against sentence-transformers in its own process, same weights and CPU.
+"""Embeddings per second: LMX over HTTP against sentence-transformers, on the same weights and CPU.
 
 The weights are those of all-MiniLM-L6-v2 in the installed package. The other side's Python is named by
 `--reference`: PyTorch is no dependency of LMX. Rounds alternate, as in `speed`; ours pays for HTTP, JSON and
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import random
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -26,10 +27,11 @@ from bench.speed import Row
 
 BATCHES = {1: 40, 32: 4, 256: 1}  # texts of a request -> requests of a round
 GOAL = 0.5
-WORDS = (
+_TEXT = (
     "the a of river house garden machine memory engine answers question because morning paper light number "
     "quickly over under between people water small model weights server request never always remember open"
-).split()
+)
+WORDS = tuple(_TEXT.split())
 
 
 def weights() -> Path:
@@ -59,7 +61,7 @@ class Reference:
         )
         self.about = self._answer()
 
-    def run(self, batch: int, count: int, seed: int) -> tuple[float, list[float]]:
+    def measure(self, batch: int, count: int, seed: int) -> tuple[float, list[float]]:
         """Seconds, and the first vector."""
         assert self.process.stdin is not None
         lists = [texts(batch, seed + n) for n in range(count)]
@@ -111,7 +113,7 @@ class Embedder(Ours):
             first = first or vectors[0]
         took = time.perf_counter() - began
         link.close()
-        return took, memoryview(first).cast("f").tolist()
+        return took, [float(one) for one in struct.unpack(f"<{len(first) // 4}f", first)]
 
 
 def run(scratch: Path, rounds: int, python: Path | None) -> Iterator[Row]:
@@ -145,7 +147,7 @@ def _batch(ours: Embedder, reference: Reference, batch: int, count: int, rounds:
         with only(ours, sides):
             mine, vector = ours.measure(batch, count, 1000 * round_)
         with only(reference, sides):
-            theirs, other = reference.run(batch, count, 1000 * round_)
+            theirs, other = reference.measure(batch, count, 1000 * round_)
         worst = max(abs(a - b) for a, b in zip(vector, other, strict=True))
         if worst > 1e-4:
             raise SystemExit(f"the two sides do not compute the same: {worst} apart")

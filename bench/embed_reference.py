@@ -7,8 +7,8 @@ import json
 import sys
 import time
 
-import sentence_transformers
-import torch
+import sentence_transformers  # type: ignore[import-not-found]
+import torch  # type: ignore[import-not-found]
 
 model = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu")
 about = {

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -165,7 +165,7 @@ class Ours(_Server):
 
 
 @contextlib.contextmanager
-def only(running: Side, sides: list[Side]) -> Iterator[None]:
+def only(running: Any, sides: Sequence[Any]) -> Iterator[None]:
     """Every other side is stopped, its children too, and goes on afterwards."""
     stopped = [p for side in sides if side is not running for p in _family(side)]
     for process in stopped:
@@ -177,7 +177,7 @@ def only(running: Side, sides: list[Side]) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
-def _family(side: Side) -> list[psutil.Process]:
+def _family(side: Any) -> list[psutil.Process]:
     parent = psutil.Process(side.process.pid)
     # The parent first, so that it does not see its children stop.
     return [parent, *parent.children(recursive=True)]
