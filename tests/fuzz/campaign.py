@@ -119,12 +119,17 @@ class Campaign:
         play()
 
     def _aim(self, case: Case, chance: random.Random) -> None:
-        """Most requests name a model that there is, or nobody would see an engine."""
+        """Most requests name a model that there is, and keep to what the document says in words only."""
         body = case.body
         if not isinstance(body, dict):
             return
         if "model" in body and chance.random() < 0.9:
             body["model"] = self.model
+        if not body.get("stream"):
+            body.pop("stream_options", None)
+        if case.path.startswith("/v1/responses"):
+            body.setdefault("input", "ping")
+            body.pop("previous_response_id", None)
         if case.path == "/admin/drain":
             body.pop("wait", None)  # as long as the request says, which may be a day
 

@@ -38,6 +38,54 @@ _SWITCHES: Schema = {
     "properties": {"enable_thinking": {"type": "boolean"}, "reasoning_effort": {"type": "string"}},
     "additionalProperties": False,
 }
+_PROMPT: Schema = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1},
+            "minItems": 1,
+            "maxItems": rows.MAX_PROMPTS,
+        },
+        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+        {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            "minItems": 1,
+            "maxItems": rows.MAX_PROMPTS,
+        },
+    ]
+}
+_NULL: Schema = {"type": "null"}
+_SAID: Schema = {"type": ["string", "array"]}
+_ROLES: tuple[Schema, ...] = (
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]},
+            "content": _SAID,
+            **dict.fromkeys(("tool_call_id", "tool_calls", "reasoning_content"), _NULL),
+        },
+        "required": ["content"],
+    },
+    {
+        "properties": {"role": {"enum": ["assistant"]}, "content": _SAID, "tool_call_id": _NULL},
+        "required": ["content"],
+    },
+    {
+        "description": "A call without a word.",
+        "properties": {"role": {"enum": ["assistant"]}, "tool_call_id": _NULL, "tool_calls": {"minItems": 1}},
+        "required": ["tool_calls"],
+    },
+    {
+        "properties": {
+            "role": {"enum": ["tool"]},
+            "content": _SAID,
+            "tool_call_id": {"type": "string"},
+            **dict.fromkeys(("tool_calls", "reasoning_content"), _NULL),
+        },
+        "required": ["content", "tool_call_id"],
+    },
+)
 _WORD: Schema = {"enum": ["auto", "none", "required"]}
 _DIRECT = (["direct"],)
 
@@ -75,7 +123,10 @@ def _response(kind: type, bounds: dict[str, Schema], **raw: Any) -> Notes:
         ranges=_of(kind, response_request.RANGES),
         nothing=response_request.NOTHING,
         raw={
-            "input": (str, list[responses.Item]),
+            "input": (
+                {"type": "string", "minLength": 1},
+                list[responses.Item],
+            ),
             "tools": list[responses.Tool],
             "tool_choice": (_WORD, responses.ToolName, responses.AllowedTools),
             **raw,
@@ -92,15 +143,25 @@ NOTES: dict[type, Notes] = {
         tool_choice=(_WORD, schema.NamedTool, schema.AllowedTools),
         chat_template_kwargs=_SWITCHES,
     ),
-    schema.CompletionRequest: _generate(schema.CompletionRequest, {}),
+    schema.CompletionRequest: _generate(schema.CompletionRequest, {}, prompt=_PROMPT),
     PlainFormat: Notes(bounds={"type": {"enum": ["text", "json_object"]}}),
     schema.Part: Notes(
-        nothing=_nothing("image_url", "input_audio", "file", "refusal"), bounds={"type": {"enum": ["text"]}}
+        nothing=_nothing("image_url", "input_audio", "file", "refusal"),
+        bounds={"type": {"enum": ["text"]}, "text": {"type": "string"}},
+        variants=({"required": ["text"]},),
     ),
     schema.CalledFunction: Notes(raw={"parsed_arguments": _ANY}),
-    schema.ToolCall: Notes(nothing=_nothing("custom"), bounds={"type": {"enum": ["function"]}}),
+    schema.ToolCall: Notes(
+        nothing=_nothing("custom"),
+        bounds={"type": {"enum": ["function"]}},
+        variants=({"required": ["function"]},),
+    ),
+    schema.RegexFormat: Notes(bounds={"pattern": {"minLength": 1}}),
+    schema.LarkFormat: Notes(bounds={"grammar": {"minLength": 1}}),
     schema.Message: Notes(
-        raw={"parsed": _ANY}, nothing=_nothing("refusal", "annotations", "audio", "function_call")
+        raw={"parsed": _ANY},
+        nothing=_nothing("refusal", "annotations", "audio", "function_call"),
+        variants=_ROLES,
     ),
     schema.Function: Notes(
         raw={"parameters": _SCHEMA}, bounds={"name": {"pattern": f"^{tools.NAME.pattern}$"}}

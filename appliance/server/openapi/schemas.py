@@ -24,13 +24,15 @@ class Notes:
     """What is known of one structure's fields, by name, beside their types.
 
     raw: what a `Raw` field is decoded as (see `Components.of`). nothing: values that ask for nothing, of
-    fields whose every other value is refused. bounds: more keywords for a field.
+    fields whose every other value is refused. bounds: more keywords for a field. variants: of which an object
+    is one, beside what its fields say.
     """
 
     ranges: Mapping[str, Range] = field(default_factory=dict)
     nothing: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, Schema] = field(default_factory=dict)
+    variants: Sequence[Schema] = ()
 
 
 class Components:
@@ -103,6 +105,8 @@ class Components:
             made["required"] = required
         if kind.forbid_unknown_fields:
             made["additionalProperties"] = False
+        if notes.variants:
+            made["anyOf"] = list(notes.variants)
         return made
 
     def _field(self, part: mi.Field, notes: Notes) -> Schema:
@@ -110,7 +114,8 @@ class Components:
         if name in notes.nothing:
             return _wishes_nothing(notes.nothing[name])
         if name in notes.raw:
-            found = _or_null(self.of(notes.raw[name]))
+            found = self.of(notes.raw[name])
+            found = found if part.required else _or_null(found)
         else:
             found = self._schema(part.type)
         if name in notes.ranges:
