@@ -16,7 +16,7 @@ from appliance.engine.answer.plan import PLAIN, Plan
 from appliance.engine.answer.splitting import Part, Splitter
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """New text, and the stop string that ended it, if one did.
 

@@ -318,6 +318,22 @@ def test_what_a_parser_would_pass_over_is_not_lost() -> None:
     assert "cannot read all of it" in texts(parts, "warning")
 
 
+@pytest.mark.parametrize(
+    ("name", "begun", "why"),
+    [
+        ("gemma4", "call:f{", "begins more than 64 calls"),
+        ("muse_spark", '<atem:invoke name="ping">', "begins more than 64 calls"),
+        ("glm47", "<arg_key>a</arg_key><arg_value>", "leaves more than 64 values open"),
+    ],
+)
+def test_a_model_that_begins_without_end_keeps_nobody_waiting(name: str, begun: str, why: str) -> None:
+    """mlx-lm's parsers would take minutes for it, on the thread that decodes."""
+    text = FORMATS[name].start + begun * 20_000 + FORMATS[name].end
+    parts = split(plan(name), [text])[0]
+    assert texts(parts, "text") == text
+    assert why in texts(parts, "warning")
+
+
 def test_values_that_json_does_not_have() -> None:
     text = "<|tool_call_start|>[ping(a={1, 2})]<|tool_call_end|>"
     parts = split(plan("pythonic"), text)[0]

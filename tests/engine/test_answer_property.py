@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.engine.answer.formats import FORMATS, MISTRAL_LIST, CallFormat
@@ -65,7 +65,7 @@ def chunks(text: str, cuts: list[int]) -> list[str]:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[CallFormat, str, dict[str, Any], tuple[str, ...], bool]:
+def answers(draw: st.DrawFn) -> Case:
     form = draw(st.sampled_from(FORMS))
     text = draw(near(form))
     options = {name: draw(st.booleans()) for name in ("thinks", "inside", "single")}
@@ -77,35 +77,47 @@ def answers(draw: st.DrawFn) -> tuple[CallFormat, str, dict[str, Any], tuple[str
     return form, text, options, tuple(stops), draw(st.booleans())
 
 
-@settings(deadline=None)
-@given(answers(), st.lists(st.integers(0, 2000), max_size=12))
-def test_streamed_deltas_put_together_are_the_whole_answer(
-    answer: tuple[CallFormat, str, dict[str, Any], tuple[str, ...], bool], cuts: list[int]
-) -> None:
-    form, text, options, stops, cut = answer
+Case = tuple[CallFormat, str, dict[str, Any], tuple[str, ...], bool]
+CUTS = st.lists(st.integers(0, 2000), max_size=12)
+
+
+def streams_as_a_whole(case: Case, cuts: list[int]) -> None:
+    form, text, options, stops, cut = case
     made = plan(form, **options)
     whole = split(made, [text], stops=stops, cut=cut)
     assert split(made, chunks(text, cuts), stops=stops, cut=cut) == whole
     assert split(made, text, stops=stops, cut=cut) == whole
 
 
-@settings(deadline=None)
-@given(answers())
-def test_nothing_is_lost_and_nothing_is_made_up(
-    answer: tuple[CallFormat, str, dict[str, Any], tuple[str, ...], bool],
-) -> None:
-    form, text, options, _, cut = answer
+def loses_nothing(case: Case) -> None:
+    """And makes nothing up."""
+    form, text, options, _, cut = case
     options = {**options, "thinks": False, "inside": False, "single": False}
     parts, _ = split(plan(form, **options), [text], cut=cut)
     said = solid(texts(parts, "text"))
     assert follows(said, solid(text))
     if not any(part[0] == "call" for part in parts):
-        # what may be missing is a marker that nothing stands behind
         assert said == solid(text)
     for part in parts:
         if part[0] == "call" and form.json:
             as_written = re.sub(r"\\u00[01].|\\[nrt]", "", part[3])  # control characters are escaped
             assert follows(solid(as_written), solid(text) + "{}")
+
+
+@settings(deadline=None)
+@given(answers(), CUTS)
+def test_streamed_deltas_put_together_are_the_whole_answer(case: Case, cuts: list[int]) -> None:
+    streams_as_a_whole(case, cuts)
+    loses_nothing(case)
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(3600)
+@settings(deadline=None, max_examples=20_000, suppress_health_check=list(HealthCheck))
+@given(answers(), CUTS)
+def test_the_same_for_twenty_thousand_answers(case: Case, cuts: list[int]) -> None:
+    streams_as_a_whole(case, cuts)
+    loses_nothing(case)
 
 
 def solid(text: str) -> str:
@@ -143,7 +155,7 @@ def made_calls(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[tuple[str, d
 @pytest.mark.parametrize(
     "form", FORMS, ids=lambda form: form.name + ("_list" if form is MISTRAL_LIST else "")
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(made=made_calls(), cuts=st.lists(st.integers(0, 500), max_size=5))
 def test_what_the_table_writes_is_read(
     form: CallFormat, made: tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]], cuts: list[int]

@@ -13,7 +13,19 @@ from appliance.engine.answer.writing import Broken
 
 # What begins one call. mlx-lm's parsers pass over what they cannot read; here nothing may get lost.
 _BEGINS = {"minimax_m2": "<invoke name=", "muse_spark": "<atem:invoke"}
-_LLAMA = ('"parameters": ', '{"name": ', "ipython")  # what templates of Llama 3 say of tools and their results
+# Their time grows with what is begun and left open, times the length: 40 kB of `call:f{` took a minute.
+_OPENED = {**_BEGINS, "gemma4": "call:", "kimi_k3": "<|open|>call"}
+_VALUES = {
+    "glm47": ("<arg_value>", "</arg_value>"),
+    "laguna": ("<arg_value>", "</arg_value>"),
+    "longcat": ("<longcat_arg_value>", "</longcat_arg_value>"),
+}
+MOST = 64  # calls in one block, and values left open
+_LLAMA = (
+    '"parameters": ',
+    '{"name": ',
+    "ipython",
+)  # what templates of Llama 3 say of tools and their results
 # longcat's parser fails where a call has no arguments.
 _NAME_ALONE = re.compile(r"\s*([\w.-]+)\s*")
 _BETWEEN_FUNCTIONS = re.compile(r"(?<=</function>)\s*(?=<function=)")
@@ -54,10 +66,14 @@ def _named(name: str, tokenizer: Any, template: Any) -> CallFormat | None:
 def parser(form: CallFormat, tools: list[dict[str, Any]]) -> Callable[[str], list[tuple[str, str]]]:
     """A function from the text between the markers to names and arguments as JSON. It raises Broken."""
     read = importlib.import_module(f"mlx_lm.tool_parsers.{form.name}").parse_tool_call
-    begins = _BEGINS.get(form.name)
+    begins, opened, values = _BEGINS.get(form.name), _OPENED.get(form.name), _VALUES.get(form.name)
 
     def parse(text: str) -> list[tuple[str, str]]:
         text = text.strip()
+        if opened is not None and text.count(opened) > MOST:
+            raise Broken(f"it begins more than {MOST} calls")
+        if values is not None and text.count(values[0]) > text.count(values[1]) + MOST:
+            raise Broken(f"it leaves more than {MOST} values open")
         pieces = _BETWEEN_FUNCTIONS.split(text) if form.name == "qwen3_coder" else [text]
         calls: list[dict[str, Any]] = []
         for piece in pieces:
@@ -69,6 +85,8 @@ def parser(form: CallFormat, tools: list[dict[str, Any]]) -> Callable[[str], lis
             except Exception as error:
                 raise Broken(f"{form.name} cannot read it: {type(error).__name__}") from error
             calls += found if isinstance(found, list) else [found]
+        if not all(isinstance(call, dict) for call in calls):
+            raise Broken(f"{form.name} finds no call in it")
         if not calls or (begins is not None and text.count(begins) != len(calls)):
             raise Broken(f"{form.name} cannot read all of it")
         return [(str(call.get("name")), arguments(call.get("arguments", {}))) for call in calls]
