@@ -24,27 +24,28 @@ if TYPE_CHECKING:
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
-def whole(source: Source, answer: Answer, *, hidden: bool) -> dict[str, Any]:
-    """hidden: what was thought is left out of its block, as the client asked for."""
+def whole(source: Source, answer: Answer, *, hidden: bool, room: int | None = None) -> dict[str, Any]:
+    """hidden: what was thought is left out of its block, as the client asked for. room: see `window`."""
     parts = Parts.of(answer)
     message = _message(source.model, _usage(answer))
     message["content"] = [_block(part, hidden=hidden) for part in parts.found]
-    message |= _stopped(answer)
+    message |= _stopped(answer, room)
     if parts.warning is not None:
         message[WARNING] = parts.warning
     if answer.finish == "length" and parts.found and parts.found[-1].kind == "call":
         cut = parts.found[-1]  # its input would have to be an object, and is none yet
-        message[WARNING] = f"max_tokens cut off the call of {cut.name}, which begins: {cut.text}"
+        message[WARNING] = f"the call of {cut.name} was cut off; it begins: {cut.text}"
     return message
 
 
 class Events:
     """The stream of one message."""
 
-    def __init__(self, source: Source, request_id: str, *, hidden: bool) -> None:
+    def __init__(self, source: Source, request_id: str, *, hidden: bool, room: int | None = None) -> None:
         self._source = source
         self._request_id = request_id
         self._hidden = hidden
+        self._room = room
         self._parts = Parts()
         self._open: Part | None = None
         self._sides: tuple[bytes, bytes] = b"", b""  # of a piece of the text that is open
@@ -67,7 +68,7 @@ class Events:
 
     def ending(self, rows: Sequence[Row], per_prompt: int) -> bytes:
         row = rows[0]
-        event = {"type": "message_delta", "delta": _stopped(row), "usage": _usage(row)}
+        event = {"type": "message_delta", "delta": _stopped(row, self._room), "usage": _usage(row)}
         if self._parts.warning is not None:
             event[WARNING] = self._parts.warning
         return _event(event) + _event({"type": "message_stop"})
@@ -145,9 +146,9 @@ def _signature(thought: str) -> str:
     return hashlib.blake2b(thought.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _stopped(row: Row) -> dict[str, Any]:
+def _stopped(row: Row, room: int | None) -> dict[str, Any]:
     if row.finish == "length":
-        reason = "max_tokens"
+        reason = "max_tokens" if room is None else "model_context_window_exceeded"
     elif row.called:
         reason = "tool_use"
     else:

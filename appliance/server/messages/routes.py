@@ -11,6 +11,7 @@ from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
 from appliance.server.counting import counted
 from appliance.server.messages import answer, request, schema
+from appliance.server.messages.window import Window
 from appliance.server.replies import reply, request_id
 from appliance.server.schema import Generate
 
@@ -24,17 +25,21 @@ def blueprint(control: Control) -> Blueprint:
         wanted = request.read(asked)
         # user_id names a person, or with some clients a conversation too: it tells sessions apart.
         said = Generate(user=None if asked.metadata is None else asked.metadata.user_id)
+        window = Window(control.router.open)
         ask = generate.Ask(
             model=asked.model,
             rows=[wanted.row],
-            format=lambda source: answer.Events(source, request_id(call), hidden=wanted.hidden),
+            format=lambda source: answer.Events(
+                source, request_id(call), hidden=wanted.hidden, room=window.room
+            ),
+            opener=window.open,
             caller=signed(call, said, control, left_out=wanted.left_out),
         )
         if asked.stream:
             await generate.stream(call, control.router, ask)
             return None
         source, [done] = await generate.whole(control.router, ask)
-        return reply(answer.whole(source, done, hidden=wanted.hidden))
+        return reply(answer.whole(source, done, hidden=wanted.hidden, room=window.room))
 
     async def count(call: Request) -> HTTPResponse:
         control.router.check(caller_of(call))

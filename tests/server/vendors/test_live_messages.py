@@ -60,6 +60,26 @@ async def test_why_a_message_ended(house: House) -> None:
     assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", word)
 
 
+async def test_max_tokens_may_be_more_than_there_is_room_for(house: House) -> None:
+    client = house.anthropic
+    whole = await client.messages.create(model="demo", max_tokens=9000, messages=HELLO, extra_body=COLD)
+    assert whole.stop_reason == "end_turn"
+    long, room = HELLO, 1024
+    while room > 3:  # until only so much is left of the context
+        words = len(long[0]["content"].split()) + max(1, room // 3 - 2)
+        long = [{"role": "user", "content": "word " * words}]
+        room = 1024 - (await client.messages.count_tokens(model="demo", messages=long)).input_tokens
+    assert room > 0
+    body: Any = {"model": "demo", "messages": long, "extra_body": COLD}
+    found = await client.messages.create(max_tokens=9000, **body)
+    assert (found.stop_reason, found.usage.output_tokens) == ("model_context_window_exceeded", room)
+    async with client.messages.stream(max_tokens=9000, **body) as stream:
+        final = await stream.get_final_message()
+    assert (final.stop_reason, final.usage.output_tokens) == ("model_context_window_exceeded", room)
+    exact = await client.messages.create(max_tokens=room, **body)
+    assert exact.stop_reason == "max_tokens"
+
+
 async def test_an_answer_goes_on_from_its_beginning(house: House) -> None:
     whole = await house.anthropic.messages.create(
         model="demo", max_tokens=60, messages=HELLO, extra_body=COLD
