@@ -2,9 +2,9 @@
 
     python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json] [--reference PYTHON]
 
-PART: speed, serving, swap, overload, strain, crowding, kv, reuse; of the last, also one of reuse.turn,
-reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs --reference: a Python that
-has sentence-transformers.
+PART: speed, serving, ws, swap, overload, strain, crowding, kv, masks, reuse; of the last, also one of
+reuse.turn, reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs --reference: a
+Python that has sentence-transformers.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -23,10 +23,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import crowding, embed, kv, overload, reuse, serving, speed, strain, swap
+from bench import crowding, embed, kv, masks, overload, reuse, serving, speed, strain, swap, ws
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "swap", "overload", "strain", "crowding", "reuse", "kv")
+PARTS = ("speed", "serving", "ws", "swap", "overload", "strain", "crowding", "reuse", "kv", "masks")
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
@@ -39,6 +39,8 @@ def _rows(
         yield from speed.run(scratch, rounds, shapes)
     if "serving" in parts:
         yield from serving.run(scratch)
+    if "ws" in parts:
+        yield from ws.run(scratch, rounds)
     if "swap" in parts:
         yield from swap.run(scratch)
     if "overload" in parts:
@@ -51,6 +53,8 @@ def _rows(
         yield from reuse.run(scratch, found, rounds, out)
     if "kv" in parts:
         yield from kv.run(scratch, rounds)
+    if "masks" in parts:
+        yield from masks.run(scratch, rounds)
 
 
 def main() -> int:
