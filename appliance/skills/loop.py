@@ -25,7 +25,8 @@ from appliance import wire
 from appliance.errors import ApiError
 from appliance.skills.messages import Result
 from appliance.skills.registry import Offer
-from appliance.skills.steps import NOT_RUN, Step, Told, as_message, as_object
+from appliance.skills.round import Round
+from appliance.skills.steps import NOT_RUN, Step, Told, as_message, as_object, together, told
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.generation import Delta, Generation
 from appliance.supervisor.record import NOBODY, Caller
@@ -97,69 +98,6 @@ class _Stopped(Exception):
     """A bound is reached; why."""
 
 
-@dataclass
-class _Round:
-    """What one generation has said so far. own: places of calls that are not the client's."""
-
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    heads: dict[int, wire.CallPart] = field(default_factory=dict)
-    arguments: dict[int, list[str]] = field(default_factory=dict)
-    theirs: dict[int, int] = field(default_factory=dict)  # place among all calls -> among the client's
-    thought: int = 0
-
-    def hear(self, delta: Delta, client: frozenset[str]) -> wire.More | None:
-        """Keep it; gives what the reader is told of it beside the text."""
-        self.text.append(delta.text)
-        more = delta.more
-        if more is None:
-            return None
-        self.reasoning.append(more.reasoning)
-        self.thought = max(self.thought, more.reasoning_tokens)
-        parts = [part for part in more.calls if self._call(part, client)]
-        shown = [msgspec.structs.replace(part, index=self.theirs[part.index]) for part in parts]
-        left = msgspec.structs.replace(more, calls=shown)
-        return None if left == wire.More() else left
-
-    def _call(self, part: wire.CallPart, client: frozenset[str]) -> bool:
-        """Whether it is for the client."""
-        if part.index not in self.heads:
-            self.heads[part.index] = part
-            if (part.name or "") in client:
-                self.theirs[part.index] = len(self.theirs)
-        self.arguments.setdefault(part.index, []).append(part.arguments)
-        return part.index in self.theirs
-
-    def steps(self, offers: Mapping[str, Offer]) -> list[Step]:
-        """The calls that are ours, as they were asked for."""
-        found = []
-        for index in sorted(self.heads.keys() - self.theirs.keys()):
-            head = self.heads[index]
-            name = head.name or ""
-            offer = offers.get(name)
-            skill = offer.skill if offer is not None else None
-            found.append(Step(head.id or f"call_{index}", skill, name, "".join(self.arguments[index])))
-        return found
-
-    def message(self, steps: Sequence[Step]) -> dict[str, Any]:
-        """As the assistant's turn of the conversation."""
-        said = "".join(self.reasoning)
-        calls = [
-            {
-                "id": step.id,
-                "type": "function",
-                # A template may take it apart: what is no JSON is told in the result.
-                "function": {
-                    "name": step.name,
-                    "arguments": step.arguments if as_object(step.arguments) is not None else "{}",
-                },
-            }
-            for step in steps
-        ]
-        thoughts = {"reasoning_content": said} if said else {}
-        return {"role": "assistant", "content": "".join(self.text), **thoughts, "tool_calls": calls}
-
-
 class Answering:
     """An answer as `Generation` gives it: iterate to the end, or `collect`, or `cancel`. Usage is the sum of
     all rounds. Raises ApiError where a round does."""
@@ -224,7 +162,7 @@ class Answering:
             raise ApiError("engine_failed", text, retry_after=1)
         last, mores = found[-1], [delta.more for delta in found if delta.more is not None]
         text = "".join(delta.text for delta in found)
-        return Delta(text, last.tokens, last.finish, last.stop, _together(mores) if mores else None)
+        return Delta(text, last.tokens, last.finish, last.stop, together(mores) if mores else None)
 
     async def __aenter__(self) -> Answering:
         return self
@@ -250,16 +188,16 @@ class Answering:
 
     async def _run(self) -> AsyncGenerator[Delta, None]:
         for number in range(self._plan.bounds.rounds + 1):
-            said = _Round()
+            said = Round()
             last: Delta | None = None
             async for delta in self._now:
                 self._latest = delta.tokens
-                told = self._sum(said.hear(delta, self._plan.client), said)
+                beside = self._sum(said.hear(delta, self._plan.client), said)
                 text = self._spaced(delta.text, said)
                 if delta.finish is not None:
-                    last = Delta(text, 0, delta.finish, delta.stop, told)
+                    last = Delta(text, 0, delta.finish, delta.stop, beside)
                     break
-                yield Delta(text, self.tokens, None, None, told)
+                yield Delta(text, self.tokens, None, None, beside)
             if last is None:
                 return  # it ended without a word; the reader finds that out
             steps = said.steps(self._plan.offers)
@@ -267,7 +205,7 @@ class Answering:
             if why is not None or not steps or last.finish != "stop":
                 yield self._final(last, steps, why, handed=bool(said.theirs))
                 return
-            yield Delta(last.text, self.tokens, None, None, _told(last.more, steps))
+            yield Delta(last.text, self.tokens, None, None, told(last.more, steps))
             done: list[Step] = []
             async for step in self._calls(steps):
                 done.append(step)
@@ -287,7 +225,7 @@ class Answering:
                 yield self._final(Delta("", 0, "stop"), [], f"the results do not fit: {error.message}")
                 return
 
-    def _why_not(self, number: int, last: Delta, said: _Round, steps: Sequence[Step]) -> str | None:
+    def _why_not(self, number: int, last: Delta, said: Round, steps: Sequence[Step]) -> str | None:
         """Why what was asked for is not run; None where it is."""
         if self._expired:
             return _LATE
@@ -324,10 +262,10 @@ class Answering:
             joined = "; ".join(filter(None, [base.warning, warning]))
             more = msgspec.structs.replace(base, warning=joined)
         if undone:
-            more = _told(more, undone)
+            more = told(more, undone)
         return Delta(last.text, self.tokens, finish, last.stop, more)
 
-    def _spaced(self, text: str, said: _Round) -> str:
+    def _spaced(self, text: str, said: Round) -> str:
         """With a paragraph before the first text of a later round."""
         if not text:
             return text
@@ -335,7 +273,7 @@ class Answering:
         before, self._spoken = self._spoken, True
         return PARAGRAPH + text if first and before and self._tokens else text
 
-    def _sum(self, more: wire.More | None, said: _Round) -> wire.More | None:
+    def _sum(self, more: wire.More | None, said: Round) -> wire.More | None:
         if more is None or not self._thought:
             return more
         return msgspec.structs.replace(more, reasoning_tokens=self._thought + said.thought)
@@ -372,7 +310,7 @@ class Answering:
         seconds = time.perf_counter() - began
         return msgspec.structs.replace(step, outcome=result.outcome, result=result.text, seconds=seconds)
 
-    async def _next(self, said: _Round, done: Sequence[Step]) -> None:
+    async def _next(self, said: Round, done: Sequence[Step]) -> None:
         """Begin the next round. Raises ApiError."""
         submit = self._submit
         messages = [*(submit.messages or ()), said.message(done), *map(as_message, done)]
@@ -410,22 +348,3 @@ class Answering:
 
 
 _LATE = "the time for calls and answers is used up"
-
-
-def _told(more: wire.More | None, steps: Sequence[Step]) -> Told:
-    base = {} if more is None else {name: getattr(more, name) for name in wire.More.__struct_fields__}
-    return Told(**base, steps=tuple(steps))
-
-
-def _together(mores: Sequence[wire.More]) -> Told:
-    """Everything, and of each call what is known last."""
-    warnings = [more.warning for more in mores if more.warning is not None]
-    steps = {step.id: step for more in mores if isinstance(more, Told) for step in more.steps}
-    return Told(
-        reasoning="".join(more.reasoning for more in mores),
-        calls=[call for more in mores for call in more.calls],
-        logprobs=[one for more in mores for one in more.logprobs],
-        warning="; ".join(dict.fromkeys(warnings)) or None,
-        reasoning_tokens=max(more.reasoning_tokens for more in mores),
-        steps=tuple(steps.values()),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -60,3 +61,23 @@ def as_message(step: Step) -> dict[str, Any]:
     elif step.outcome != "ok":
         text = f"error ({step.outcome}): {text}"
     return {"role": "tool", "tool_call_id": step.id, "name": step.name, "content": text}
+
+
+def told(more: wire.More | None, steps: Sequence[Step]) -> Told:
+    """The same, and these steps."""
+    base = {} if more is None else {name: getattr(more, name) for name in wire.More.__struct_fields__}
+    return Told(**base, steps=tuple(steps))
+
+
+def together(mores: Sequence[wire.More]) -> Told:
+    """Everything, and of each call what is known last."""
+    warnings = [more.warning for more in mores if more.warning is not None]
+    steps = {step.id: step for more in mores if isinstance(more, Told) for step in more.steps}
+    return Told(
+        reasoning="".join(more.reasoning for more in mores),
+        calls=[call for more in mores for call in more.calls],
+        logprobs=[one for more in mores for one in more.logprobs],
+        warning="; ".join(dict.fromkeys(warnings)) or None,
+        reasoning_tokens=max(more.reasoning_tokens for more in mores),
+        steps=tuple(steps.values()),
+    )

@@ -160,10 +160,7 @@ class Worker:
         if self.ended or self._why is not None:
             return
         self._why = why
-        for process in _descendants(self.pid):  # those in sessions of their own too
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        self._child.kill()
+        self._kill()
 
     async def closed(self) -> None:
         """Until it is gone and its folder with it."""
@@ -228,10 +225,7 @@ class Worker:
             log.warning("skill %s: its process speaks nonsense: %s", self.name, error)
         finally:
             self._writer.close()
-            for process in _descendants(self.pid):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            self._child.kill()
+            self._kill()
             await self._child.exited.wait()
             await self._child.close()
             self._finish()
@@ -256,6 +250,15 @@ class Worker:
             case Lost(message=why):
                 self._settle(NotStarted(why))
                 self._on_message(message)
+
+    def _kill(self) -> None:
+        """With what it started, in whatever session. Not after its end: the number may be another's."""
+        if self._child.exited.is_set():
+            return
+        for process in _descendants(self.pid):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._child.kill()
 
     def _settle(self, outcome: Ready | NotStarted) -> None:
         if self._started.done():

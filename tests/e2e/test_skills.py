@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import urllib.request
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from tests.e2e.machine import LIMIT_S, ROOT, Machine, gone
+from tests.server.talk import talk
 
 PARIS = "What is the weather in Paris?"
 SUNNY = "The weather in Paris: sunny, 21 degrees."
@@ -120,6 +122,20 @@ def test_a_stream_tells_of_each_step_and_says_the_same(up: Machine) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 10
+
+
+def test_a_websocket_has_them_too(up: Machine) -> None:
+    async def chat() -> tuple[str, list[dict[str, Any]]]:
+        async with talk(up.port) as line:
+            await line.chat("a", messages=[{"role": "user", "content": PARIS}], skills=["get_weather"])
+            texts = await line.all_done(["a"])
+            return texts["a"], line.read["a"]
+
+    text, chunks = asyncio.run(chat())
+    assert text == SUNNY
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk.get("choices", ())]
+    steps = [step for delta in deltas for step in delta.get("lmx_skills", ())]
+    assert [step["status"] for step in steps] == ["running", "done"]
 
 
 def test_the_call_is_handed_over_where_that_is_asked_for(up: Machine) -> None:
