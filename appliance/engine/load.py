@@ -35,6 +35,7 @@ CONTEXT_KEYS = (
     "seq_length",
     "model_max_length",
 )
+ENCODERS = ("bert", "camembert", "distilbert", "nomic_bert", "roberta", "xlm-roberta")
 UNSTATED_CONTEXT = 4096  # tokens, for a config that names no limit
 
 
@@ -107,6 +108,8 @@ def explain(error: Exception, config: dict[str, Any]) -> BadModel:
     if "not supported" in str(error) and "Model type" in str(error):
         own = "auto_map" in config
         hint = " (the code it brings for PyTorch cannot run here, trusted or not)" if own else ""
+        if config["model_type"] in ENCODERS:
+            hint = "; it computes vectors or scores: set `role: embedding` or `role: rerank` for it"
         return BadModel(
             "unsupported_model", f"mlx-lm does not know the model type {config['model_type']!r}{hint}"
         )
