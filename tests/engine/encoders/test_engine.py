@@ -205,3 +205,11 @@ def test_a_cold_encoder_says_what_it_is_and_leaves_when_asked(
     assert ask(engine, ["the cat"]).dimensions == 32
     engine.send(wire.Shutdown())
     assert engine.drain() == wire.EXIT_OK
+
+
+def test_an_encoder_that_is_declared_as_a_chat_model_says_what_it_needs(
+    start: Callable[[], Engine], tmp_path: Path
+) -> None:
+    failed = start().fail_to_load(folders.bert_embedding(tmp_path, "mean_tokens"))
+    assert (failed.code, failed.permanent) == ("unsupported_model", True)
+    assert "set `role: embedding` or `role: rerank`" in failed.message
