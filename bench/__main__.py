@@ -2,7 +2,7 @@
 
     python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json] [--reference PYTHON]
 
-PART: speed, serving, ws, swap, overload, strain, crowding, kv, masks, reuse; of the last, also one of
+PART: speed, serving, ws, swap, overload, strain, crowding, kv, masks, skills, reuse; of the last, also one of
 reuse.turn, reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs --reference: a
 Python that has sentence-transformers.
 
@@ -23,10 +23,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import crowding, embed, kv, masks, overload, reuse, serving, speed, strain, swap, ws
+from bench import crowding, embed, kv, masks, overload, reuse, serving, skills, speed, strain, swap, ws
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "ws", "swap", "overload", "strain", "crowding", "reuse", "kv", "masks")
+PARTS = ("speed", "serving", "ws", "swap", "overload", "strain", "crowding", "reuse", "kv", "masks", "skills")
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
@@ -55,6 +55,8 @@ def _rows(
         yield from kv.run(scratch, rounds)
     if "masks" in parts:
         yield from masks.run(scratch, rounds)
+    if "skills" in parts:
+        yield from skills.run(scratch, rounds)
 
 
 def main() -> int:
