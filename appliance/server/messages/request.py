@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from appliance import wire
+from appliance.errors import ApiError
 from appliance.server import answer_format, fields, tools
 from appliance.server.fields import invalid, not_supported
 from appliance.server.messages import schema
@@ -53,6 +54,7 @@ def read(body: schema.Prompt) -> Wanted:
     """Raises ApiError."""
     for name, nothings in NOTHING.items():
         _asks_nothing(getattr(body, name, NULL), name, nothings)
+    _no_thread(body.thread)
     turns = conversation(body)
     thinking = body.thinking
     kwargs, budget = _thinking(thinking)
@@ -184,6 +186,17 @@ def _choice(choice: schema.ToolChoice | None, offered: list[dict[str, Any]]) -> 
 
 
 # --- the rest -------------------------------------------------------------------------------------
+
+
+def _no_thread(raw: Raw) -> None:
+    """A conversation that the server is to keep. The code in `details` is one that Anthropic's clients know:
+    they go on without, and send all messages each time."""
+    try:
+        fields.asks_nothing(raw, "thread")
+    except ApiError as error:
+        text = "thread is not supported: no conversation is kept here; send all messages each time"
+        details = {"details": {"error_code": "thread_unsupported_request"}}
+        raise ApiError("not_supported", text, param="thread", details=details) from error
 
 
 def _asks_nothing(raw: Raw, name: str, nothings: tuple[Any, ...]) -> None:

@@ -116,6 +116,7 @@ class Prompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     context_management: Raw = NULL
     mcp_servers: Raw = NULL
     speed: Raw = NULL
+    thread: Raw = NULL
 
 
 class CountRequest(Prompt, forbid_unknown_fields=True, kw_only=True):

@@ -129,6 +129,33 @@ async def test_a_tool_is_called_and_its_result_sent_back(house: House) -> None:
     assert all(block.type != "tool_use" for block in none.content)
 
 
+async def test_the_tool_runner_calls_and_goes_on(house: House) -> None:
+    asked = []
+
+    @anthropic.beta_async_tool
+    async def get_weather(city: str) -> str:
+        """The weather of a city.
+
+        Args:
+            city: its name
+        """
+        asked.append(city)
+        return f"It rains in {city}."
+
+    runner = house.anthropic.beta.messages.tool_runner(
+        model="demo",
+        max_tokens=90,
+        tools=[get_weather],
+        tool_choice={"type": "any"},
+        messages=QUESTION,
+        max_iterations=2,
+        extra_body=COLD,
+    )
+    said = [message async for message in runner]
+    assert len(said) == 2
+    assert [block.input for block in said[0].content if block.type == "tool_use"] == [{"city": asked[0]}]
+
+
 async def test_an_answer_in_a_form(house: House) -> None:
     schema = {
         "type": "object",

@@ -7,6 +7,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
+from anthropic.types import ThreadUnsupportedRequestErrorDetails
 from anthropic.types.shared import ErrorResponse
 
 from appliance import wire
@@ -315,6 +316,14 @@ async def test_what_cannot_be_honoured_is_refused_by_name(site: Site) -> None:
         assert (said["type"], said["code"], said["param"]) == ("invalid_request_error", code, param), body
         assert param.split(".")[0].split("[")[0] in said["message"]
     assert site.desk.asked == []
+
+
+async def test_a_thread_is_refused_as_clients_know_it(site: Site) -> None:
+    reply = await site.http.post("/v1/messages", json={**BODY, "thread": {"type": "create"}})
+    found = reply.json()
+    strictly(ErrorResponse, found, ours=("code", "param", "details"))
+    strictly(ThreadUnsupportedRequestErrorDetails, found["error"]["details"])
+    assert (reply.status_code, found["error"]["param"]) == (400, "thread")
 
 
 async def test_max_tokens_is_required(site: Site) -> None:
