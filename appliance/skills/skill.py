@@ -124,13 +124,12 @@ class Skill:
         """Start anew at once, as a person asks."""
         self._breaker.retry()
         self._failures = 0
-        if self.state != "ready":
-            self._cancel_again()
-            self._warm()
-            return
         for worker in [*self._workers]:
             if not worker.busy:
                 worker.end("it is started anew")
+        if not self._workers:
+            self._cancel_again()
+            self._warm()
 
     def retire(self) -> None:
         """No more calls come. Those that run go on to their end."""
@@ -300,7 +299,7 @@ class Skill:
             self._idle.remove(worker)
         if not self._workers and self.state == "ready" and self.form.mcp is not None and not self._retired:
             self._move("starting", "its client is started anew")
-        if not self._workers and self.state != "failed":
+        if not self._workers:
             self._later()
 
     def _later(self) -> None:

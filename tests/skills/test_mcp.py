@@ -115,6 +115,22 @@ async def test_the_server_ends_with_its_client(workshop: Workshop) -> None:
     assert (await workshop.call("weather", "get_weather", city="Rome")).outcome == "ok"
 
 
+async def test_a_client_that_ends_while_its_server_is_away_is_replaced(workshop: Workshop) -> None:
+    port = free_port()
+    with over_http(port):
+        workshop.apply(far={"mcp": {"url": f"http://127.0.0.1:{port}/mcp"}})
+        await workshop.until_state("far", "ready")
+    await workshop.call("far", "get_weather", city="Paris")
+    await workshop.until_state("far", "failed")
+    (client,) = workshop.pids("far")
+    psutil.Process(client).kill()
+    with over_http(port):
+        await workshop.until_state("far", "ready")
+        assert (await workshop.call("far", "get_weather", city="Rome")).outcome == "ok"
+        (other,) = workshop.pids("far")
+        assert other != client
+
+
 async def test_a_server_over_http_is_called_and_found_again_after_it_was_away(workshop: Workshop) -> None:
     port = free_port()
     form = {"mcp": {"url": f"http://127.0.0.1:{port}/mcp", "token": "WEATHER_KEY"}, "timeout": 20.0}
