@@ -171,7 +171,7 @@ class ChatRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     thinking_budget: int | None = None  # most tokens of reasoning
     chat_template_kwargs: Raw = NULL  # name -> value
     continue_final_message: bool | None = None  # the last message is the beginning of the answer
@@ -184,6 +184,7 @@ class ChatRequest(Generate, forbid_unknown_fields=True, kw_only=True):
     modalities: Raw = NULL
     moderation: Raw = NULL
     prediction: Raw = NULL
+    prompt_cache_options: Raw = NULL
     prompt_cache_retention: Raw = NULL
     verbosity: Raw = NULL
     web_search_options: Raw = NULL
@@ -236,6 +237,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
+    "prompt_cache_options": (),
     "prompt_cache_retention": ("in-memory", "in_memory"),
     "service_tier": ("auto", "default"),
     "store": (False,),

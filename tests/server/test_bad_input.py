@@ -7,7 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from openai.types import completion_create_params as text_create_params
+from openai.types.chat import completion_create_params
 
+from appliance.server import schema
+from appliance.server.fields import check_common
+from appliance.server.parse import parse
 from tests.server import raw
 from tests.server.conftest import Site
 
@@ -164,6 +169,19 @@ async def test_what_completions_do_not_do_is_refused_by_name(site: Site, field: 
 )
 async def test_an_unknown_field_is_refused_with_a_hint(site: Site, body: Any, param: str, words: str) -> None:
     await refused(site, CHAT, {"messages": MESSAGES, **body}, "not_supported", param, words)
+
+
+def test_every_field_of_openais_package_is_known_by_name() -> None:
+    """Honoured, or refused where it asks for something: null is always fine."""
+    sent = {"model", "stream", "messages", "prompt"}
+    chat = {**completion_create_params.CompletionCreateParamsBase.__annotations__, "stream": None}
+    text = {**text_create_params.CompletionCreateParamsBase.__annotations__, "stream": None}
+    for fields, kind, body in (
+        (chat, schema.ChatRequest, {"messages": MESSAGES}),
+        (text, schema.CompletionRequest, {"prompt": "hi"}),
+    ):
+        nulls = dict.fromkeys(fields.keys() - sent)
+        check_common(parse(json.dumps({**body, **nulls}).encode(), kind))
 
 
 async def test_defaults_spelt_out_ask_for_nothing(site: Site) -> None:
