@@ -148,6 +148,11 @@ class Output:
         """What one token stands for."""
         return token_bytes.of(self._tokenizer)
 
+    def settle(self) -> None:
+        """The answer has begun, and is text to its end, whatever it looks like."""
+        if self._splitter is not None:
+            self._splitter.settle()
+
     def push(self, token: int) -> Piece:
         text = self._detokenizer.add(token)
         if self._splitter is None:

@@ -49,6 +49,8 @@ class Picking:
                     row.failed = str(error)
                 except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
                     row.failed = f"{type(error).__name__}: {error}"
+                if row.guide.settles:
+                    row.output.settle()
                 if row.guide.free:
                     row.guide, freed = None, True
         return freed

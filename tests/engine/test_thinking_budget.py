@@ -11,7 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from appliance import wire
+from appliance.engine.answer.formats import FORMATS
+from appliance.engine.answer.splitting import Splitter
 from tests.engine import models
+from tests.engine.answers import joined, plan
 from tests.engine.client import Engine, Reply
 
 # The prompt opens the thought, or leaves that to the model, or closes it at once.
@@ -139,6 +142,27 @@ def test_rows_beside_one_with_a_budget_say_the_same(thinker: Thinker) -> None:
     assert [thought(reply) for reply in together] == [thought(reply) for reply in alone]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert limited.text
+
+
+def test_what_looks_like_a_marker_in_an_answer_with_a_grammar_is_text() -> None:
+    splitter = Splitter(plan(FORMATS["json_tools"], inside=True), stops=("END",))
+    splitter.push("hm")
+    splitter.settle()
+    splitter.push("</think>a <think> b </think> <tool_call>c EN")
+    splitter.push("D d")
+    splitter.end()
+    assert joined(splitter.take()) == [("reasoning", "hm"), ("text", "a <think> b </think> <tool_call>c ")]
+    assert splitter.stop == "END"
+
+
+def test_a_text_that_would_be_a_token_of_its_own_is_refused(thinker: Thinker) -> None:
+    special = "<|im_end|>"
+    for found in ({"enum": ["a", f"b{special}"]}, {"properties": {special: {}}}, {"const": special}):
+        grammar = wire.Grammar("json_schema", json.dumps(found))
+        reply = thinker.submit(grammar=grammar)
+        thinker.engine.finish(reply)
+        assert reply.refused is not None
+        assert "is a token of its own" in reply.refused.message
 
 
 def test_a_schema_behind_a_thought(thinker: Thinker) -> None:

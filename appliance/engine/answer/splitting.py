@@ -78,6 +78,12 @@ class Splitter:
             self.push(text)
         self.done = True
 
+    def settle(self) -> None:
+        """What is said from now on is text to the end: no marker counts in it, only stop strings."""
+        self._needles["content"] = tuple((stop, None) for stop in self._stops)
+        self._first["content"] = frozenset(stop[0] for stop in self._stops)
+        self._longest["content"] = max(map(len, self._stops), default=0)
+
     def take(self) -> list[Part]:
         self._calls()
         parts, self._parts = self._parts, []

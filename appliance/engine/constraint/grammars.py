@@ -8,6 +8,7 @@ refused; nothing is skipped (its `lenient` is off, and a schema cannot turn it o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from appliance.engine.constraint import bounds, references, wording
@@ -33,6 +34,24 @@ def schema(found: Any, *, lenient: bool = False) -> Any:
         raise Unsupported("x-guidance in a schema is not for clients to set")
     references.check(found)
     return {**wording.rewritten(found), "x-guidance": {**OPTIONS, "lenient": lenient}}
+
+
+def check_words(grammar: Grammar, specials: Iterable[str]) -> None:
+    """Raises Unsupported where text that must be written would be read as one of the model's special tokens.
+
+    llguidance lets such a token begin the text, and then does not take it.
+    """
+    words = [grammar.text] if grammar.kind == "regex" else []
+    if grammar.kind == "json_schema":
+        for _, node in bounds.walk(bounds.parse(grammar.text)):
+            if isinstance(node, dict):
+                said = [node.get("const"), node.get("enum"), list(node.get("properties") or ())]
+                words.append(json.dumps([*said, node.get("pattern")], ensure_ascii=False))
+    found = next(
+        (special for special in specials for word in words if len(special) > 2 and special in word), None
+    )
+    if found is not None:
+        raise Unsupported(f"{found} is a token of its own for this model, and cannot be written as text")
 
 
 def lark(grammar: Grammar) -> str:

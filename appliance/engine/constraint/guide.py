@@ -65,12 +65,14 @@ class Guide:
         width: int = 0,
         encode: Any = None,
         banned: frozenset[int] = frozenset(),
+        call: str | None = None,
     ) -> None:
         """matcher None: the answer is free; it knows `width` tokens. text: writes this row's tokens out, for
         the markers in them. behind: for an answer behind a thought that the prompt did not begin.
 
         banned: tokens that must not come while it thinks, where the answer is not free. encode: from text to
-        tokens, as the matcher has them.
+        tokens, as the matcher has them. call: what begins a tool call, and so ends a thought that is not
+        closed; None: the answer has none, and is text whatever it looks like.
         """
         self.matcher = matcher
         self.width = width
@@ -85,6 +87,8 @@ class Guide:
         self._seen = ""  # the end of what was written, long enough for a marker
         self._count = 0  # tokens of thinking
         self._forced: deque[int] = deque()
+        self._call = call
+        self._settles = matcher is not None and call is None
         self._check_budget()
 
     @property
@@ -115,6 +119,14 @@ class Guide:
         if self.phase != "answer" or self.matcher is None or not self.matcher.is_stopped():
             return False
         return self.matcher.is_accepting() and not self.matcher.is_error()  # one in error has stopped too
+
+    @property
+    def settles(self) -> bool:
+        """True once: the answer has begun, and no marker counts in it."""
+        if self.phase != "answer" or not self._settles:
+            return False
+        self._settles = False
+        return True
 
     def take(self, token: int) -> None:
         """The row's newest token. Raises Astray."""
@@ -167,12 +179,14 @@ class Guide:
         self._count += 1
         self._seen += self._text.add(token)
         head, found, rest = self._seen.partition(end.text)
+        if self.matcher is not None and self._call and (at := head.find(self._call)) >= 0:
+            found, rest = self._call, head[at:]
         if found:
             self.phase, self._seen = "answer", ""
             if self.matcher is not None and rest.strip():  # the marker ended within a token
                 self._match(self._encode(rest.lstrip()))
             return
-        self._seen = head[-len(end.text) :]
+        self._seen = head[-max(len(end.text), len(self._call or "")) :]
         self._check_budget()
 
     def _check_budget(self) -> None:

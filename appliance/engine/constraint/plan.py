@@ -36,6 +36,7 @@ class Guiding:
     behind: Any = None
     thinking: Thinking | None = None
     banned: frozenset[int] = frozenset()
+    call: str | None = None  # what begins a tool call; None: the answer has none
 
     def guide(self, tokenizer: Any) -> Guide:
         """For one row."""
@@ -52,6 +53,7 @@ class Guiding:
             width=0 if free else int(self.compiler.ll.vocab_size),
             encode=self.compiler.encode,
             banned=self.banned,
+            call=self.call,
         )
 
 
@@ -96,7 +98,7 @@ def make(
     banned = frozenset(tokenizer.eos_token_ids)
     if form is not None and (start := compiler.specials.get(form.start)) is not None:
         banned |= {start}
-    return Guiding(compiler, matcher, behind, thinking, banned)
+    return Guiding(compiler, matcher, behind, thinking, banned, None if form is None else form.start)
 
 
 def _budget(submit: Submit, limits: Configure) -> int | None:
@@ -149,6 +151,8 @@ def _thinking(
 def _grammar(submit: Submit, compiler: Compiler, form: CallFormat | None, *, gap: bool) -> str:
     """In llguidance's own form. gap: blanks may come before an answer. Raises Unsupported, TooMuch."""
     grammar = submit.grammar
+    if grammar is not None and grammar.kind in ("json_schema", "regex"):
+        grammars.check_words(grammar, compiler.specials)
     if form is None:
         if grammar is None:
             raise Unsupported("this model does not say how it calls tools")
