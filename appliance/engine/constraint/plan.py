@@ -90,6 +90,8 @@ def make(
     try:
         inside = thinking is not None and thinking.inside
         matcher = compiler.compile(_grammar(submit, compiler, form, gap=inside))
+        if submit.grammar is not None:
+            grammars.check_words(submit.grammar, compiler.specials)
         behind = None
         if thinking is not None and not inside:
             behind = compiler.compile(_grammar(submit, compiler, form, gap=True))
@@ -151,8 +153,6 @@ def _thinking(
 def _grammar(submit: Submit, compiler: Compiler, form: CallFormat | None, *, gap: bool) -> str:
     """In llguidance's own form. gap: blanks may come before an answer. Raises Unsupported, TooMuch."""
     grammar = submit.grammar
-    if grammar is not None and grammar.kind in ("json_schema", "regex"):
-        grammars.check_words(grammar, compiler.specials)
     if form is None:
         if grammar is None:
             raise Unsupported("this model does not say how it calls tools")
