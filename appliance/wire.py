@@ -136,6 +136,9 @@ class Submit(Message, tag="submit", frozen=True):
 
 
 class Cancel(Message, tag="cancel", frozen=True):
+    """Give a request up. To an encoder, which has no Submit: `rid` is the number of an Embed or Rank, and
+    no answer comes."""
+
     rid: int
 
 
