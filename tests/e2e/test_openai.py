@@ -18,6 +18,18 @@ from tests.e2e.machine import ROOT, Machine
 from tests.server.sdk import events, strict
 
 QUESTIONS = json.loads((ROOT / "examples/demo/tool_questions.json").read_text())
+KNOWN = [
+    {
+        "question": "What is the capital of France?",
+        "reasoning": "The country is France. Its capital is Paris.",
+        "answer": "The capital of France is Paris.",
+    },
+    {
+        "question": "Hello!",
+        "reasoning": "This is small talk. A short answer will do.",
+        "answer": "Hello! How can I help you?",
+    },
+]
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 CITY: Any = {
     "type": "function",
@@ -184,6 +196,47 @@ def test_a_choice_is_kept_to(client: openai.OpenAI, how: Any) -> None:
     }
     found = calls(how(client, weather, tools=tools, tool_choice=allowed, max_tokens=200).choices[0].message)
     assert {name for name, _ in found} == {"get_time"}
+
+
+# --- thinking ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [chat, streamed])
+@pytest.mark.parametrize("thought", KNOWN, ids=lambda q: q["question"])
+def test_what_a_model_thinks_comes_apart_from_what_it_says(
+    client: openai.OpenAI, thought: Any, how: Any
+) -> None:
+    asked: Any = [{"role": "user", "content": thought["question"]}]
+    answer = how(client, asked, reasoning_effort="low")
+    message = answer.choices[0].message
+    assert message.model_extra["reasoning_content"].strip() == thought["reasoning"]
+    assert message.content.strip() == thought["answer"]
+    if how is chat:  # the package asks a stream for no usage
+        tokens = answer.usage.completion_tokens_details.reasoning_tokens
+        assert 0 < tokens < answer.usage.completion_tokens
+    silent = how(client, asked, reasoning_effort="none").choices[0].message
+    assert "reasoning_content" not in (silent.model_extra or {})
+    assert silent.content.strip() == thought["answer"]
+
+
+def test_a_model_thinks_no_longer_than_its_budget(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": KNOWN[0]["question"]}]
+    free, held = (
+        chat(client, asked, reasoning_effort="low", extra_body=more)
+        for more in ({}, {"thinking_budget": 4})
+    )  # fmt: skip
+    thoughts = [answer.choices[0].message.model_extra["reasoning_content"] for answer in (free, held)]
+    assert thoughts[0].startswith(thoughts[1].rstrip())
+    assert 0 < len(thoughts[1]) < len(thoughts[0])
+    assert held.choices[0].message.content
+
+
+def test_a_form_holds_for_the_answer_and_not_for_the_thought(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": KNOWN[0]["question"]}]
+    regex = {"response_format": {"type": "regex", "pattern": "[0-9]{2}!"}}
+    message = chat(client, asked, reasoning_effort="low", extra_body=regex).choices[0].message
+    assert message.model_extra["reasoning_content"].strip() == KNOWN[0]["reasoning"]
+    assert re.fullmatch("[0-9]{2}!", message.content or "")
 
 
 # --- structured output ------------------------------------------------------------------------------------
