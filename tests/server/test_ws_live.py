@@ -15,6 +15,7 @@ from appliance.access.desk import Access
 from appliance.server.app import Listeners, build
 from appliance.supervisor.order import Probe
 from appliance.supervisor.pool import Engines
+from appliance.supervisor.record import Ended
 from appliance.supervisor.router import Router
 from reconciler.observed import EngineState, Limits, Route, RoutingTable
 from tests.server import raw
@@ -108,15 +109,22 @@ async def test_a_reader_that_stands_still_loses_its_rows_and_nobody_elses(
 ) -> None:
     """What it leaves unread is bounded: in its line, then in each generation, which then ends."""
     monkeypatch.setattr("appliance.supervisor.generation.UNREAD", 200)
+    over = list[str]()
+
+    def ended(record: Ended) -> None:
+        if record.caller.path == "/v1/ws":
+            over.append(record.outcome)
+
+    monkeypatch.setattr(house.router.books, "on_end", [ended])
     async with by_hand(house.port) as line:
         line.reader._transport.pause_reading()  # type: ignore[attr-defined]
         for n in range(6):
             # log-probabilities: a hundred times the bytes a token, so that the line is full soon
             body = {"id": f"{n}", **HELLO, **LONG, "logprobs": True, "top_logprobs": 20}
             await line.send(frame(json.dumps(body).encode()))
-        await eventually(lambda: house.leases == 6)
         assert await whole(house, max_tokens=5, ignore_eos=True) is not None
-        await eventually(lambda: house.leases == 0)
+        await eventually(lambda: len(over) == 6)
+        assert house.leases == 0
         line.reader._transport.resume_reading()  # type: ignore[attr-defined]
         ends = {}
         while len(ends) < 6:

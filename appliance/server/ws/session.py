@@ -106,6 +106,9 @@ class Session:
                 raise ApiError("invalid_request", "a binary frame came; messages are JSON in text frames")
             head = await self._head(message)
             kind, id = _word(head.type, "type"), _word(head.id, "id")
+            if id is not None and len(id) > LONGEST_ID:  # too long to be said back
+                text = f"id: has more than {LONGEST_ID} characters"
+                raise _Nameless("invalid_request", text, param="id")
             if kind == "ping":
                 parse(message, Ping)
                 self._send({"type": "pong"})
@@ -129,8 +132,6 @@ class Session:
         """A chat. Its message is read here, before the next one: only one at a time lies about."""
         if id is None:
             raise ApiError("invalid_request", "id: is missing; give each chat one of your own", param="id")
-        if len(id) > LONGEST_ID:
-            raise ApiError("invalid_request", f"id: has more than {LONGEST_ID} characters", param="id")
         if id in self._tasks:
             text = f"id: {id[:100]!a} is running already; choose another, or wait for its end"
             raise _Nameless("invalid_request", text, param="id")
@@ -260,7 +261,7 @@ class Session:
 
 
 class _Nameless(ApiError):
-    """Of a message, and not the end of the chat that runs under the same id."""
+    """Of a message, and not the end of a chat that runs under its id."""
 
 
 def _word(raw: msgspec.Raw, name: str) -> str | None:
