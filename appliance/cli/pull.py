@@ -77,7 +77,9 @@ def _wanted(name: str, revision: str | None, file: Path) -> list[Wanted]:
         )
     parts = [(model.source, model.revision), *([(model.adapter, None)] if model.adapter else [])]
     code, base = model.trust_remote_code, file.absolute().parent
-    missing = {part.repo for part in wanted(model.source, model.revision, model.adapter, base=base, code=code)}
+    missing = {
+        part.repo for part in wanted(model.source, model.revision, model.adapter, base=base, code=code)
+    }
     return [
         Wanted(s, r, code and s == model.source)
         for s, r in parts

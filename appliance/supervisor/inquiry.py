@@ -1,7 +1,8 @@
 """A question to an encoder, from the row it takes to its answer.
 
 It is leased, drained, counted and charged as a generation is; what differs is that it comes back whole and
-has no first token. The engine begins it at once and shares its time among all it holds, so there is no Accepted.
+has no first token. The engine begins it at once and shares its time among all it holds, so there is no
+Accepted.
 """
 
 from __future__ import annotations

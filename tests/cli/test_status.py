@@ -165,10 +165,8 @@ def test_an_error_of_the_appliance_comes_in_its_own_words(lmx: Lmx, appliance: A
     appliance.on("GET /status", Reply(error, 401))
     result = lmx("status")
     assert result.code == 1
-    assert (
-        result.err
-        == "lmx: a key is needed. Put a key into LMX_API_KEY, or its file's name into LMX_API_KEY_FILE. (unauthorized)\n"
-    )
+    words = "Put a key into LMX_API_KEY, or its file's name into LMX_API_KEY_FILE."
+    assert result.err == f"lmx: a key is needed. {words} (unauthorized)\n"
 
 
 def test_a_key_in_the_environment_is_sent(lmx: Lmx, appliance: Appliance) -> None:
