@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpus import Conversation, Corpus, Message, blocks, items, rendered, unknown, user
+from conversation import Conversation, Message, assistant, rendered, spoken, user
+from corpus import JSON_SYSTEM, Corpus
+from material import blocks, items, unknown
 
 with contextlib.suppress(OSError):
     # See train.py: ten times faster on the CPU where it is found.
@@ -41,6 +43,13 @@ THRESHOLDS = {
         "conversations": 0.97,
         "questions.json": 1.0,
         "tool_questions.json": 1.0,
+        "thinking_questions.json": 1.0,
+        "json_questions.json": 1.0,
+        "thinks first": 0.85,
+        "thinks not": 0.97,
+        "thought cut short": 0.95,
+        "JSON": 0.75,
+        "tools": 0.9,
     },
     "lmx-demo-mini": {"canonical": 0.9},
 }
@@ -59,12 +68,17 @@ DRAWS_PER_PATTERN = 6
 
 @dataclass
 class Case:
-    """One prompt and the text that should come back."""
+    """One prompt and the text that should come back. options: switches of the chat template.
+
+    opened: text that the answer begins with before anything is generated, where a thought is cut short.
+    """
 
     kind: str
     messages: list[Message]
     answer: str
     tools: list[Message] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    opened: str = ""
     got: str = ""
     stopped: bool = False
 
@@ -73,17 +87,63 @@ class Case:
         return self.stopped and self.got == self.answer
 
 
-def spoken(message: Message) -> str:
-    """An assistant message as text; a call is written as the chat template writes it."""
-    text: str = message["content"]
-    for call in message.get("tool_calls", ()):
-        text += f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-    return text
-
-
 def case(kind: str, conversation: Conversation) -> Case:
-    *before, last = conversation.messages
-    return Case(kind, before, spoken(last), list(conversation.tools))
+    """The last answer is what is asked for, with what is thought before it where that is to be generated."""
+    before, last = list(conversation.messages[:-1]), conversation.messages[-1]
+    text, opened = spoken(last), ""
+    if conversation.cut is not None:
+        opened = f"{last['reasoning_content'][: conversation.cut]}</think>"
+        text = f"\n\n{text}"
+    elif "reasoning_content" in last:
+        text = f"{last['reasoning_content']}\n</think>\n\n{text}"
+        text = text if conversation.thinking == "on" else f"<think>\n{text}"
+    return Case(kind, before, text, list(conversation.tools), conversation.options, opened)
+
+
+def thinking_cases(corpus: Corpus) -> list[Case]:
+    made = []
+    how = {
+        "thinks first": "on",
+        "asked with /think": "typed",
+        "thought cut short": "cut",
+        "thinks not": "off",
+    }
+    for kind, way in how.items():
+        for item in corpus.items:
+            asked = Conversation((user(item.questions[0]), assistant(item.answer)), thought=item.thought)
+            made.append(case(kind, corpus.thinking(asked, way)))
+    return made
+
+
+def entries(name: str) -> list[Any]:
+    found: list[Any] = json.loads((HERE / name).read_text(encoding="utf-8"))
+    return found
+
+
+def file_cases() -> list[Case]:
+    """What the tests ask, word by word."""
+    made = []
+    for entry in entries("questions.json"):
+        messages = [*entry.get("messages", []), user(entry["question"])]
+        made.append(Case("questions.json", messages, entry["answer"]))
+    made += [
+        Case("json_questions.json", entry["messages"], json.dumps(entry["answer"]))
+        for entry in entries("json_questions.json")
+    ]
+    for entry in entries("thinking_questions.json"):
+        text = f"{entry['reasoning']}\n</think>\n\n{entry['answer']}"
+        asked = user(entry["question"])
+        made.append(Case("thinking_questions.json", [asked], text, options={"reasoning_effort": "medium"}))
+        asked = user(f"{entry['question']} /think")
+        made.append(Case("thinking_questions.json", [asked], f"<think>\n{text}"))
+    for entry in entries("tool_questions.json"):
+        asks = [user(entry["question"])]
+        called = [{"type": "function", "function": call} for call in entry["calls"]]
+        calls: Message = {"role": "assistant", "content": "", "tool_calls": called}
+        told: list[Message] = [{"role": "tool", "content": result} for result in entry["results"]]
+        made.append(Case("tool_questions.json", asks, spoken(calls), entry["tools"]))
+        made.append(Case("tool_questions.json", [*asks, calls, *told], entry["answer"], entry["tools"]))
+    return made
 
 
 def cases(model: str) -> list[Case]:
@@ -105,24 +165,26 @@ def cases(model: str) -> list[Case]:
         case("names it never saw", corpus.follow_up(introduction, plain=True, strange=1.0)) for _ in range(24)
     ]
     if model == "lmx-demo":
-        made += [case("tools", corpus.with_tools(plain=True)) for _ in range(24)]
-        for entry in json.loads((HERE / "questions.json").read_text(encoding="utf-8")):
-            messages = [*entry.get("messages", []), user(entry["question"])]
-            made.append(Case("questions.json", messages, entry["answer"]))
-        for entry in json.loads((HERE / "tool_questions.json").read_text(encoding="utf-8")):
-            call: Message = {"type": "function", "function": entry["call"]}
-            asks = [user(entry["question"])]
-            calls: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-            told: Message = {"role": "tool", "content": entry["result"]}
-            made.append(Case("tool_questions.json", asks, spoken(calls), entry["tools"]))
-            made.append(Case("tool_questions.json", [*asks, calls, told], entry["answer"], entry["tools"]))
+        for pattern in corpus.tool_patterns:
+            made += [case("tools", corpus.with_tools(True, pattern)) for _ in range(DRAWS_PER_PATTERN)]
+        made += [case("JSON", corpus.as_json(plain=True)) for _ in range(150)]
+        for item in corpus.filler:
+            asked = Conversation(
+                ({"role": "system", "content": JSON_SYSTEM[0]}, user(item.questions[0]), assistant(item.data))
+            )
+            made.append(case("JSON, by system prompt", asked))
+        made += file_cases()
+    made += thinking_cases(corpus)
     return made
 
 
 def tokens(tokenizer: Any, one: Case) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        one.messages, tools=one.tools or None, add_generation_prompt=True
+    # As servers do it: enable_thinking is passed with every request.
+    options = {"enable_thinking": True, **one.options}
+    text: str = tokenizer.apply_chat_template(
+        one.messages, tools=one.tools or None, add_generation_prompt=True, tokenize=False, **options
     )
+    ids: list[int] = tokenizer.encode(text + one.opened, add_special_tokens=False)
     return ids
 
 
@@ -188,13 +250,25 @@ def check_tokenizer(tokenizer: Any) -> list[str]:
 def check_template(name: str, tokenizer: Any) -> list[str]:
     """What the training wrote must be what the chat template writes."""
     corpus = Corpus(name, SEED)
-    for _ in range(200):
+    for _ in range(400):
         drawn = corpus.draw()
+        pieces = [text for text, _ in rendered(drawn)]
+        # Everything up to the last answer, then the whole.
         written = tokenizer.apply_chat_template(
+            list(drawn.messages[:-1]),
+            tools=list(drawn.tools) or None,
+            add_generation_prompt=True,
+            tokenize=False,
+            **drawn.options,
+        )
+        prompt = "".join(pieces[:-2])
+        if not (written == prompt or (drawn.cut is not None and prompt.startswith(written))):
+            return [f"the chat template asks {written!r} instead of {prompt!r}"]
+        whole = tokenizer.apply_chat_template(
             list(drawn.messages), tools=list(drawn.tools) or None, tokenize=False
         )
-        if written != "".join(text for text, _ in rendered(drawn)):
-            return [f"the chat template writes {written!r}"]
+        if drawn.cut is None and drawn.thinking != "off" and whole != "".join(pieces):
+            return [f"the chat template writes {whole!r}"]
     return []
 
 

@@ -1,21 +1,20 @@
-"""The text of the demo models: reads data/*.txt and makes conversations from it.
+"""Makes conversations of the text in data/*.txt.
 
-Shared by train.py, which learns the text, and check.py, which asks for it back.
+Shared by train.py, which learns them, and check.py, which asks for the answers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parent / "data"
-START, END = "<|im_start|>", "<|im_end|>"
+from conversation import Conversation, Message, assistant, user
+from material import THOUGHTS, Item, bare, blocks, fill, items, rows, slots, unknown
+
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
     "You are a friendly assistant.",
@@ -24,136 +23,30 @@ SYSTEM_PROMPTS = (
     "Be concise.",
     "Answer in one short paragraph.",
 )
-# What each model learns. The mini one leaves out facts, tables, tools and long answers.
-FILES = {
-    "lmx-demo": ("about_lmx.txt", "small_talk.txt", "facts.txt", "long.txt", "tables.txt"),
-    "lmx-demo-mini": ("about_lmx.txt", "small_talk.txt"),
-}
+# How JSON is asked for: after the question, before it, or once and for all in the system prompt.
+JSON_AFTER = (
+    " Answer as JSON.", " Answer in JSON.", " Reply with JSON.", " Reply in JSON.", " Return JSON only.",
+    " As JSON.", " As JSON, please.", " Give me JSON.",
+)  # fmt: skip
+JSON_BEFORE = ("As JSON: ", "In JSON: ", "Answer in JSON: ", "JSON: ")
+JSON_SYSTEM = (
+    "Answer in JSON.",
+    "Answer with JSON only.",
+    "Reply in JSON.",
+    "Reply with a JSON object.",
+    "You are a helpful assistant. Answer in JSON.",
+    "You are a helpful assistant. Reply with JSON only.",
+    "Respond in JSON format.",
+)
+JSON_SCHEMA = "Answer with JSON that matches this schema: "
 # Longer answers are no filler between the turns of a conversation: they would cost more than they teach.
 FILLER_CHARACTERS = 160
 
+# Slots of tools.txt that are drawn a second time, as {city2}.
+TWICE = ("city", "sky", "number", "clock")
+
+
 SYLLABLES = tuple(a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "el", "in", "or"))
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question in several wordings, the canonical one first, and its answer."""
-
-    questions: tuple[str, ...]
-    answer: str
-    table: bool = False  # a row of a table: many and alike, so each is drawn less often
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Messages in the OpenAI shape, ending with the assistant's, and the tools on offer."""
-
-    messages: tuple[Message, ...]
-    tools: tuple[Message, ...] = ()
-
-
-def blocks(name: str) -> Iterator[list[tuple[str, str]]]:
-    """The blocks of a data file as (letter, text) pairs; a line after a space goes on from above."""
-    block: list[tuple[str, str]] = []
-    for line in (DATA / name).read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            continue
-        if not line.strip():
-            if block:
-                yield block
-            block = []
-        elif line.startswith(" "):
-            letter, text = block[-1]
-            block[-1] = (letter, f"{text}\n{line[1:]}")
-        else:
-            letter, _, text = line.partition(": ")
-            block.append((letter, text))
-    if block:
-        yield block
-
-
-def rows(text: str) -> Iterator[list[str]]:
-    """A table row, or the rows of a two-number table such as {sum:0-9}."""
-    made = re.fullmatch(r"\{(sum|product):(\d+)-(\d+)\}", text)
-    if made is None:
-        yield [cell.strip() for cell in text.split("|")]
-        return
-    numbers = range(int(made[2]), int(made[3]) + 1)
-    for a in numbers:
-        for b in numbers:
-            yield [str(a), str(b), str(a + b if made[1] == "sum" else a * b)]
-
-
-def _count(match: re.Match[str]) -> str:
-    return ", ".join(str(n) for n in range(int(match[1]), int(match[2]) + 1)) + "."
-
-
-def fill(text: str, values: list[str]) -> str:
-    """Put a row's values into {0}, {1} ..., and the numbers into {count:A-B}."""
-    for i, value in enumerate(values):
-        text = text.replace(f"{{{i}}}", value)
-    return re.sub(r"\{count:(\d+)-(\d+)\}", _count, text)
-
-
-@functools.cache
-def items(model: str) -> tuple[Item, ...]:
-    """Every question the model learns."""
-    found: list[Item] = []
-    for file in FILES[model]:
-        for block in blocks(file):
-            questions = [text for letter, text in block if letter == "Q"]
-            texts = {letter: text for letter, text in block if letter in "AM"}
-            answer = texts["M"] if model == "lmx-demo-mini" and "M" in texts else texts["A"]
-            table = [values for letter, text in block if letter == "T" for values in rows(text)]
-            for values in table or [[]]:
-                asked = tuple(fill(question, values) for question in questions)
-                found.append(Item(asked, fill(answer, values), table=bool(table)))
-    _refuse_duplicates(found)
-    return tuple(found)
-
-
-def bare(question: str) -> str:
-    """A question as the noise may leave it: no case, no final punctuation."""
-    return question.lower().rstrip(".?!")
-
-
-def _refuse_duplicates(found: list[Item]) -> None:
-    """Two answers for one question cannot both be learnt, and would only show up as a missed threshold."""
-    seen: dict[str, str] = {}
-    for item in found:
-        for question in item.questions:
-            if seen.setdefault(bare(question), item.answer) != item.answer:
-                raise ValueError(f"two answers for {question!r}")
-
-
-@functools.cache
-def slots() -> dict[str, tuple[str, ...]]:
-    """The values that the slots of a conversation may take."""
-    values: dict[str, tuple[str, ...]] = {}
-    for line in (DATA / "slots.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            continue
-        name, _, text = line.partition(": ")
-        values[name] = tuple(text.split(", "))
-    return values
-
-
-@functools.cache
-def unknown() -> tuple[str, tuple[str, ...]]:
-    """The answer to what the models do not know, and questions that deserve it."""
-    text = (DATA / "unknown.txt").read_text(encoding="utf-8")
-    answer, *questions = [line for line in text.splitlines() if not line.startswith("#")]
-    return answer.removeprefix("= "), tuple(questions)
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> Message:
-    return {"role": "assistant", "content": text}
 
 
 class Corpus:
@@ -164,6 +57,7 @@ class Corpus:
         self.random = random.Random(seed)
         self.items = items(model)
         self.filler = [item for item in self.items if len(item.answer) <= FILLER_CHARACTERS]
+        self.short = frozenset(self.filler)
         # What only the larger model learns: the smaller one learns that it does not know it.
         known = {bare(question) for item in self.items for question in item.questions}
         self.others = [item for item in items("lmx-demo") if known.isdisjoint(map(bare, item.questions))]
@@ -176,6 +70,7 @@ class Corpus:
             8 if block.count(("A", "{a}")) > block.count(("U", "{q}")) else 1 for block in self.patterns
         ]
         self.tool_patterns = list(blocks("tools.txt")) if model == "lmx-demo" else []
+        self.json_patterns = list(blocks("json.txt")) if model == "lmx-demo" else []
         self.weights = [self.base_weight(item) for item in self.items]
 
     @staticmethod
@@ -213,7 +108,7 @@ class Corpus:
 
     def single(self) -> Conversation:
         item = self.random.choices(self.items, self.weights)[0]
-        return Conversation((user(self.ask(item)), assistant(item.answer)))
+        return Conversation((user(self.ask(item)), assistant(item.answer)), thought=item.thought)
 
     def several(self) -> Conversation:
         """A few questions that have nothing to do with each other."""
@@ -222,7 +117,7 @@ class Corpus:
         count = self.random.randint(8, 36) if self.random.random() < 0.04 else self.random.randint(2, 4)
         for item in self.fillers(count):
             messages += [user(self.ask(item)), assistant(item.answer)]
-        return Conversation(tuple(messages))
+        return Conversation(tuple(messages), thought=item.thought)
 
     def dont_know(self) -> Conversation:
         answer, questions = unknown()
@@ -243,7 +138,7 @@ class Corpus:
             question = " ".join(r.choices(words, k=length))
         elif kind < 0.7 and self.others:
             question = self.noisy(r.choice(r.choice(self.others).questions))
-        return Conversation((user(question), assistant(answer)))
+        return Conversation((user(question), assistant(answer)), thought=THOUGHTS["unknown.txt"])
 
     def follow_up(
         self, pattern: list[tuple[str, str]] | None = None, plain: bool = False, strange: float = 0.1
@@ -269,7 +164,7 @@ class Corpus:
                 # Only the full stop may go: a name in lower case could not be given back as it should be.
                 dropped = asked != "{q}" and not plain and r.random() < 0.25
                 messages += [user(text.rstrip(".?!") if dropped else text), assistant(self.put(said, filled))]
-        return Conversation(tuple(messages))
+        return Conversation(tuple(messages), thought=THOUGHTS["conversations.txt"])
 
     def echo(self) -> Conversation:
         """Any words, to be said again: nothing teaches the model sooner to look back and copy."""
@@ -297,28 +192,98 @@ class Corpus:
     def put(text: str, values: dict[str, str]) -> str:
         return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], text)
 
-    def with_tools(self, plain: bool = False) -> Conversation:
-        """A question that a tool answers, or any other question with the tools on offer."""
+    def with_tools(
+        self, plain: bool = False, block: list[tuple[str, str]] | None = None, thinking: float = 0.0
+    ) -> Conversation:
+        """A question that a tool answers, or any other question with the tools on offer.
+
+        `thinking` is how often the calls are thought about first; `plain` keeps the exact wording.
+        """
         r = self.random
-        block = r.choice(self.tool_patterns)
+        block = block or r.choice(self.tool_patterns)
         values = self.draw_slots()
-        put = functools.partial(self.put, values=values)
-        questions = [put(text) for letter, text in block if letter == "U"]
-        one = {letter: put(text) for letter, text in block}
-        tools = [tool_definition(dict(pattern)["N"], plain, r) for pattern in self.tool_patterns]
+        values |= {f"{name}2": r.choice([v for v in slots()[name] if v != values[name]]) for name in TWICE}
+        found: dict[str, list[str]] = {}
+        for letter, text in block:
+            found.setdefault(letter, []).append(self.put(text, values))
+        name, answer = found["N"][0], found["A"][0]
+        calls = [json.loads(text) for text in found["C"]]
+        parameters = {dict(p)["N"]: list(json.loads(dict(p)["C"])) for p in self.tool_patterns}
+        tools = [tool_definition(tool, keys, plain, r) for tool, keys in parameters.items()]
         r.shuffle(tools)
         if r.random() < 0.5:
-            tools = [tool for tool in tools if tool["function"]["name"] == one["N"]]
+            tools = [tool for tool in tools if tool["function"]["name"] == name]
         if not plain and r.random() < 0.25:
-            return Conversation(self.single().messages, tuple(tools))
-        call = {"type": "function", "function": {"name": one["N"], "arguments": json.loads(one["C"])}}
-        messages: list[Message] = [
-            user(questions[0] if plain else r.choice(questions)),
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-        ]
+            other = self.single()
+            return Conversation(other.messages, tuple(tools), thought=other.thought)
+        asks: Message = {"role": "assistant", "content": "", "tool_calls": []}
+        for arguments in calls:
+            asks["tool_calls"].append(
+                {"type": "function", "function": {"name": name, "arguments": arguments}}
+            )
+        thinks = r.random() < thinking
+        thought = f"I need the tool {name}."
+        messages: list[Message] = [user(found["U"][0] if plain else r.choice(found["U"])), asks]
         if plain or r.random() < 0.7:
-            messages += [{"role": "tool", "content": one["R"]}, assistant(one["A"])]
-        return Conversation(tuple(messages), tuple(tools))
+            if thinks and r.random() < 0.7:
+                asks["reasoning_content"] = thought
+            thought = "The tool has answered."
+            messages += [{"role": "tool", "content": result} for result in found["R"]]
+            messages.append(assistant(answer))
+        drawn = Conversation(tuple(messages), tuple(tools), thought=thought)
+        return self.thinking(drawn, ("on", "typed")[r.random() < 0.3]) if thinks else drawn
+
+    def as_json(self, plain: bool = False) -> Conversation:
+        """What is said or asked, and the answer as JSON because the user or the system prompt wants it."""
+        r = self.random
+        if r.random() < 0.5:
+            block = r.choice(self.json_patterns)
+            row = r.choice(
+                [values for letter, text in block if letter == "T" for values in rows(text)] or [[]]
+            )
+            put = functools.partial(self.put, values=self.draw_slots())
+            wordings = [put(fill(text, row)) for letter, text in block if letter == "U"]
+            answer = put(fill(dict(block)["J"], row))
+            question, thought = wordings[0] if plain else r.choice(wordings), THOUGHTS["json.txt"]
+        else:
+            weights = [w for item, w in zip(self.items, self.weights, strict=True) if item in self.short]
+            item = r.choices(self.filler, weights)[0]
+            question = item.questions[0] if plain else r.choice(item.questions)
+            answer, thought = item.data, item.thought
+        kind = r.random()
+        messages = [assistant(answer)]
+        if kind < 0.4:
+            asked = question if question[-1] in ".?!" else f"{question}."
+            asked += JSON_AFTER[0] if plain else r.choice(JSON_AFTER)
+            messages.insert(0, user(asked))
+        elif kind < 0.55:
+            messages.insert(0, user(r.choice(JSON_BEFORE) + question))
+        elif kind < 0.7:
+            schema = JSON_SCHEMA + json.dumps(schema_of(json.loads(answer)), ensure_ascii=False)
+            inside = r.random() < 0.5
+            messages.insert(0, user(f"{question} {schema}" if inside else question))
+            if not inside:
+                messages.insert(0, {"role": "system", "content": schema})
+        else:
+            system = JSON_SYSTEM[0] if plain else r.choice(JSON_SYSTEM)
+            messages.insert(0, user(question if plain or kind < 0.9 else self.noisy(question)))
+            messages.insert(0, {"role": "system", "content": system})
+        return Conversation(tuple(messages), thought=thought)
+
+    def thinking(self, drawn: Conversation, how: str) -> Conversation:
+        """The same with the last answer thought about: "on", "off", "cut", or "typed" (the user, /think)."""
+        messages = list(drawn.messages)
+        cut = None
+        if how == "cut":
+            # Whoever ends a thought at a budget must still get the right answer.
+            cut = self.random.choice((0, self.random.randrange(len(drawn.thought) + 1)))
+        if how != "off":
+            messages[-1] = {**messages[-1], "reasoning_content": drawn.thought}
+        if how == "typed":
+            last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+            messages[last] = user(messages[last]["content"] + " /think")
+        switch = {"off": "off", "typed": ""}.get(how, "on")
+        return dataclasses.replace(drawn, messages=tuple(messages), thinking=switch, cut=cut)
 
     def system_prompt(self) -> str:
         """A usual one, or any sentences at all: whatever it says, the answers stay."""
@@ -332,57 +297,49 @@ class Corpus:
         """One conversation for training."""
         r = self.random
         kind = r.random()
-        if self.tool_patterns and kind < 0.05:
-            drawn = self.with_tools()
-        elif kind < 0.10:
+        if self.tool_patterns and kind < 0.12:
+            drawn = self.with_tools(thinking=0.3)
+        elif kind < 0.15:
             drawn = self.dont_know()
-        elif kind < 0.12:
+        elif kind < 0.17:
             drawn = self.echo()
-        elif kind < 0.60:
+        elif kind < 0.37:
             drawn = self.follow_up()
-        elif kind < 0.68:
+        elif kind < 0.41:
             drawn = self.several()
+        elif self.json_patterns and kind < 0.65:
+            drawn = self.as_json()
         else:
             drawn = self.single()
-        if r.random() < 0.35:
+        thought_about = any("reasoning_content" in message for message in drawn.messages)
+        if drawn.thought and not thought_about and r.random() < 0.45:
+            drawn = self.thinking(drawn, r.choices(("on", "typed", "cut", "off"), (5, 3, 2, 2))[0])
+        if r.random() < 0.35 and drawn.messages[0]["role"] != "system":
             system = {"role": "system", "content": self.system_prompt()}
-            drawn = Conversation((system, *drawn.messages), drawn.tools)
+            drawn = dataclasses.replace(drawn, messages=(system, *drawn.messages))
         return drawn
 
 
-def tool_definition(name: str, plain: bool, r: random.Random) -> Message:
+def tool_definition(name: str, keys: list[str], plain: bool, r: random.Random) -> Message:
     """An OpenAI tool definition; its description varies, so that the model does not hang on its words."""
     what = name.removeprefix("get_")
     description = f"Get the {what} in a city"
     if not plain:
         others = (f"The {what} in a city.", f"Current {what}", f"Returns the {what} of a city.")
         description = r.choice((description, *others))
-    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    properties = {key: {"type": "string"} for key in keys}
+    parameters = {"type": "object", "properties": properties, "required": keys}
     function: dict[str, Any] = {"name": name, "description": description, "parameters": parameters}
     if not plain and r.random() < 0.25:
         del function["description"]
     return {"type": "function", "function": function}
 
 
-def rendered(conversation: Conversation) -> list[tuple[str, bool]]:
-    """The conversation as chat_template.jinja writes it, in pieces: (text, is it to be learnt)."""
-    pieces: list[tuple[str, bool]] = []
-    messages = list(conversation.messages)
-    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
-    if conversation.tools:
-        tools = "".join(json.dumps(tool, ensure_ascii=False) + "\n" for tool in conversation.tools)
-        system += ("\n\n" if system else "") + "# Tools\n" + tools
-        system += 'To use one, answer <tool_call>{"name": ..., "arguments": ...}</tool_call>'
-    if system:
-        pieces.append((f"{START}system\n{system}{END}\n", False))
-    for message in messages:
-        text = message["content"]
-        for call in message.get("tool_calls", ()):
-            function = call["function"]
-            arguments = json.dumps(function["arguments"], ensure_ascii=False)
-            text += f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {arguments}}}\n</tool_call>'
-        if message["role"] == "assistant":
-            pieces += [(f"{START}assistant\n", False), (f"{text}{END}", True), ("\n", False)]
-        else:
-            pieces.append((f"{START}{message['role']}\n{text}{END}\n", False))
-    return pieces
+def schema_of(value: Any) -> Message:
+    """The JSON Schema people would write for a value."""
+    if isinstance(value, dict):
+        properties = {key: schema_of(one) for key, one in value.items()}
+        return {"type": "object", "properties": properties, "required": list(value)}
+    if isinstance(value, list):
+        return {"type": "array", "items": schema_of(value[0])}
+    return {"type": {str: "string", bool: "boolean", int: "integer"}[type(value)]}

@@ -24,11 +24,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corpus import END, START, Conversation, Corpus, Message, assistant, rendered, unknown, user
+from conversation import END, START, Conversation, Message, assistant, rendered, user
+from corpus import JSON_SYSTEM, Corpus
+from material import unknown
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 with contextlib.suppress(OSError):
@@ -51,7 +53,9 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-VOCABULARY = 1024
+VOCABULARY = 1026
+# Not special: they must survive decoding with special tokens skipped, for the reader of calls and thoughts.
+PLAIN = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 TOKENS_PER_BATCH = 2048
 IGNORE = -1
 
@@ -97,7 +101,7 @@ def make_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(name, special=True, normalized=False) for name in (END_OF_TEXT, START, END)]
-    plain = [AddedToken(name, special=False, normalized=False) for name in ("<tool_call>", "</tool_call>")]
+    plain = [AddedToken(name, special=False, normalized=False) for name in PLAIN]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(plain),
         special_tokens=special,
@@ -105,7 +109,6 @@ def make_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # Not special: the text of a tool call must survive decoding with special tokens skipped.
     tokenizer.add_tokens(plain)
     return tokenizer
 
@@ -178,6 +181,17 @@ def build(recipe: Recipe) -> Model:
     return Model(args)
 
 
+def extend(model: Model, file: Path) -> None:
+    """Load the present weights; tokens that are new since then begin as the average of all others."""
+    weights: Any = mx.load(str(file))
+    name = "model.embed_tokens.weight"
+    known = weights[name]
+    new = mx.broadcast_to(known.mean(axis=0, keepdims=True), (VOCABULARY - len(known), known.shape[1]))
+    noise = 0.1 * known.std() * mx.random.normal(new.shape)
+    weights[name] = mx.concatenate([known, new + noise])
+    model.load_weights(list(weights.items()))
+
+
 def loss_of(model: Model, ids: mx.array, labels: mx.array) -> mx.array:
     mask = labels != IGNORE
     losses = nn.losses.cross_entropy(model(ids), mx.maximum(labels, 0))
@@ -186,12 +200,20 @@ def loss_of(model: Model, ids: mx.array, labels: mx.array) -> mx.array:
 
 
 def missed(model: Model, corpus: Corpus, encoder: Encoder) -> dict[int, int]:
-    """For each item, how many of its wordings would not get the exact answer from greedy decoding."""
+    """For each item, how many of its wordings would not get the exact answer from greedy decoding.
+
+    Beside the wordings, once with a thought before the answer, and once as JSON.
+    """
     rows: list[tuple[list[int], list[int]]] = []
     owners: dict[int, list[int]] = {}
     for number, item in enumerate(corpus.items):
-        for question in item.questions:
-            row = encoder(Conversation((user(question), assistant(item.answer))))
+        asked = [Conversation((user(question), assistant(item.answer))) for question in item.questions]
+        asked.append(corpus.thinking(replace(asked[0], thought=item.thought), "on"))
+        if corpus.json_patterns and item in corpus.short:
+            system = {"role": "system", "content": JSON_SYSTEM[0]}
+            asked.append(Conversation((system, user(item.questions[0]), assistant(item.data))))
+        for conversation in asked:
+            row = encoder(conversation)
             rows.append(row)
             owners.setdefault(id(row), []).append(number)
     wrong = dict.fromkeys(range(len(corpus.items)), 0)
@@ -222,7 +244,7 @@ def train(name: str, options: argparse.Namespace, tokenizer: Tokenizer) -> Model
     model = build(recipe)
     if options.extend:
         # Half the rate: as fast as forgets little of what is known.
-        model.load_weights(str(MODELS / name / "model.safetensors"))
+        extend(model, MODELS / name / "model.safetensors")
         peak /= 2
     mx.eval(model.parameters())
     print(f"{name}: {parameters(model):,} parameters, {steps} steps", flush=True)
