@@ -145,9 +145,10 @@ class Fetching:
             return Download(state="failed", error=DownloadError("network", pull.refused))
         return self._downloads.observe().get(_PULL + digest, Download(state="cancelled"))
 
-    async def change(self) -> None:
-        """Return when anything has changed since this was called."""
-        await self._news.wait()
+    @property
+    def news(self) -> asyncio.Event:
+        """Set at the next change. Take it before you look: what changes in between is not missed then."""
+        return self._news
 
     def _let_go(self, digest: str) -> None:
         pull = self._pulls[digest]

@@ -64,11 +64,15 @@ class Pulls:
         try:
             with self._fetching.hold(key, wanted):
                 before = None
-                while (view := self._fetching.pulled(key)).state == "downloading":
+                while True:
+                    news = self._fetching.news  # first: while a client is told, the download goes on
+                    view = self._fetching.pulled(key)
+                    if view.state != "downloading":
+                        break
                     if view != before:
                         before = view
                         yield shown(name, view)
-                    await self._fetching.change()
+                    await news.wait()
                 if view.state != "done":
                     raise refusal(view.error or DownloadError("interrupted", "the download was stopped"))
                 yield shown(name, view)
