@@ -175,7 +175,7 @@ class Admission:
     def _start(self, job: Job, match: Match) -> None:
         row = Row(
             job=job,
-            output=Output(self._model.tokenizer, job.stop, job.plan),
+            output=Output(self._model.tokenizer, job.stop, job.plan, goes_on=job.goes_on),
             sampler=self._samplers.get(job.choice, job.seed),
             processor=None if job.choice.plain else Processor(job.choice, job.prompt),
             guide=None if job.guiding is None else job.guiding.guide(self._model.tokenizer),

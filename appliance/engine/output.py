@@ -98,8 +98,11 @@ class Incremental:
 class Streaming:
     """One of mlx-lm's linear detokenizers, kept linear: it would keep all text and tokens it ever saw."""
 
-    def __init__(self, detokenizer: Any) -> None:
+    def __init__(self, detokenizer: Any, goes_on: bool) -> None:
+        """goes_on: the text is the rest of another, so that a space at its beginning is part of it."""
         self._inner = detokenizer
+        if goes_on:
+            self._begun()
 
     def add(self, token: int) -> str:
         self._inner.add_token(token)
@@ -113,28 +116,34 @@ class Streaming:
         inner = self._inner
         text: str = inner.last_segment
         if text:
-            inner.text = "."  # not empty: the first text of all is trimmed, and this is no longer it
-            inner.offset = 1
+            self._begun()
         inner.tokens.clear()
         return text
 
+    def _begun(self) -> None:
+        self._inner.text = "."  # not empty: the first text of all is trimmed, and this is no longer it
+        self._inner.offset = 1
 
-def detokenizer(tokenizer: Any) -> Streaming | Incremental:
+
+def detokenizer(tokenizer: Any, goes_on: bool = False) -> Streaming | Incremental:
     """A fresh streaming detokenizer for one row."""
     inner = tokenizer.detokenizer
     if "text" in vars(inner):  # the general one has it as a property that decodes anew
-        return Streaming(inner)
+        return Streaming(inner, goes_on)
     return Incremental(tokenizer)
 
 
 class Output:
     """The text of one row, and its parts where `plan` names some."""
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...], plan: Plan = PLAIN) -> None:
+    def __init__(
+        self, tokenizer: Any, stops: tuple[str, ...], plan: Plan = PLAIN, *, goes_on: bool = False
+    ) -> None:
+        """goes_on: it continues a text, and is no answer that begins anew."""
         self.thought = 0  # tokens of reasoning, with the markers around it
         self.told = 0  # of them, when that was last told
         self._tokenizer = tokenizer
-        self._detokenizer = detokenizer(tokenizer)
+        self._detokenizer = detokenizer(tokenizer, goes_on)
         self._stops = Stops(stops)
         self._splitter = None if plan.plain else Splitter(plan, stops)
 

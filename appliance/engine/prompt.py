@@ -45,6 +45,7 @@ class Job:
     logprobs: int | None = None  # None: none; else how many alternatives to each token
     guiding: Guiding | None = None  # what its tokens must follow; None: nothing
     plan: Plan = PLAIN  # the parts that its answer may have
+    goes_on: bool = False  # the answer is the rest of a text that the prompt begins
 
     @property
     def total(self) -> int:
@@ -83,6 +84,7 @@ def prepare(submit: Submit, limits: Configure, template: Template, vocabulary: i
         session=submit.session,
         logprobs=submit.logprobs,
         plan=parts,
+        goes_on=submit.messages is None or submit.continue_final,
     )
 
 

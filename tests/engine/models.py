@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm
 from mlx.utils import tree_flatten
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -171,3 +172,11 @@ def adapter(folder: Path, config: dict[str, Any] = QWEN3, *, rank: int = 4) -> P
             weights[f"{base}.lora_b"] = mx.random.normal((rank, out))
     mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
     return folder
+
+
+def generated(model: Any, tokenizer: Any, prompt: Any, tokens: int) -> str:
+    """mlx-lm's own text, and the space at its beginning, which mlx-lm leaves out."""
+    found = list(mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=tokens))
+    text = "".join(one.text for one in found)
+    begins = tokenizer.decode([one.token for one in found]).startswith(" ")
+    return f" {text}" if begins and not text.startswith(" ") else text

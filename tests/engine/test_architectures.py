@@ -12,6 +12,7 @@ import pytest
 from appliance import wire
 from tests.engine import models
 from tests.engine.client import Engine
+from tests.engine.models import generated
 
 PROMPTS = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind",
@@ -25,7 +26,7 @@ def reference() -> Callable[[Path, str, int], str]:
     def run(folder: Path, prompt: str, tokens: int) -> str:
         model, tokenizer = mlx_lm.load(str(folder))
         tokenizer.eos_token_ids = set()
-        text: str = mlx_lm.generate(model, tokenizer, prompt, max_tokens=tokens)
+        text = generated(model, tokenizer, prompt, tokens)
         return text
 
     return run

@@ -10,6 +10,7 @@ import pytest
 
 from appliance import wire
 from tests.engine.client import Engine
+from tests.engine.models import generated
 
 PROMPTS = [
     "The quick brown",
@@ -29,7 +30,7 @@ def reference(folder: Path) -> Reference:
     tokenizer.eos_token_ids = set()
 
     def run(prompt: str | list[int], tokens: int) -> str:
-        text: str = mlx_lm.generate(model, tokenizer, prompt, max_tokens=tokens)
+        text = generated(model, tokenizer, prompt, tokens)
         return text
 
     return run
