@@ -178,12 +178,12 @@ NOTES: dict[type, Notes] = {
     ),
     messages.MessageRequest: Notes(
         ranges=_of(messages.MessageRequest, message_request.RANGES),
-        nothing=message_request.NOTHING,
+        nothing={**message_request.NOTHING, "thread": _NONE},
         raw={"tools": list[messages.Tool]},
         bounds={"messages": {"minItems": 1}},
     ),
     messages.CountRequest: Notes(
-        nothing=message_request.NOTHING,
+        nothing={**message_request.NOTHING, "thread": _NONE},
         raw={"tools": list[messages.Tool]},
         bounds={"messages": {"minItems": 1}},
     ),
