@@ -124,7 +124,7 @@ def test_every_completion_and_every_chunk_is_of_openais_own_types(shared: Machin
     logprobs = whole.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.tokens is not None
-    assert "".join(logprobs.tokens).lstrip() == whole.choices[0].text
+    assert "".join(logprobs.tokens) == whole.choices[0].text
     assert len(logprobs.tokens) > 1
 
 
