@@ -1,7 +1,8 @@
 """Random-weight shapes with the demo model's tokenizer, made on the spot; as a script it imports MLX.
 
-The rows of the end-of-text token and of pieces of characters are zero in the (tied) output matrix: greedy
-decoding never ends early, and each token is text at once, so that a first token can be seen on every side.
+The rows of the end-of-text token, of white space and of pieces of characters are zero in the (tied) output
+matrix: greedy decoding never ends early, and each token is text at once, so that a first token can be seen on
+every side. (White space before an answer may belong to a marker, and LMX waits for what comes behind it.)
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _write(folder: Path, shape: str, context: int) -> None:
     table = weights["model.embed_tokens.weight"]
     silent = [
         eos,
-        *(i for i in range(size) if "\ufffd" in tokenizer.decode([i]) or not tokenizer.decode([i])),
+        *(i for i in range(size) if "\ufffd" in tokenizer.decode([i]) or not tokenizer.decode([i]).strip()),
     ]
     table[mx.array(silent)] = 0.0
     weights["model.embed_tokens.weight"] = table
