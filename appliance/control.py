@@ -11,10 +11,7 @@ from appliance import status as documents
 from appliance import templates
 from appliance.access.desk import Access
 from appliance.breakers import Breakers
-from appliance.dashboard.diff import pending_diff
-from appliance.dashboard.render import Page
-from appliance.dashboard.trend import Sample, Trend
-from appliance.dashboard.view import View, view
+from appliance.dashboard.desk import Dashboard
 from appliance.errors import ApiError
 from appliance.feed import Feed
 from appliance.hub.inventory import inventory
@@ -67,8 +64,7 @@ class ApplianceControl:
         self._changed = asyncio.Event()
         self._status: tuple[float, dict[str, Any]] | None = None
         self.tokens_per_s = 0.0
-        self.trend = Trend()
-        self._page = Page(self._view)
+        self.dashboard = Dashboard(self.status, lambda: self._loop.gate)
 
     def attach(self, loop: Loop) -> None:
         """Called once, before anything is served: loop and server know each other."""
@@ -99,26 +95,7 @@ class ApplianceControl:
         return {**found, "skills": self.skills.status()}
 
     def page(self) -> tuple[bytes, str]:
-        return self._page.now()
-
-    def _view(self) -> View:
-        return view(self.status(), self.trend.samples, pending_diff(self._loop.gate), time.time())
-
-    def sampled(self) -> None:
-        """Once a second: what the dashboard's charts are drawn from."""
-        traffic, memory = self.traffic(), self.memory()
-        first = traffic.ttft_p95_ms
-        self.trend.add(
-            Sample(
-                at=time.time(),
-                tokens_per_s=self.tokens_per_s,
-                first_s=None if first is None else first / 1000,
-                used=memory["used_bytes"],
-                other=memory["other_bytes"],
-                queued=traffic.queued,
-                in_flight=traffic.in_flight,
-            )
-        )
+        return self.dashboard.page.now()
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.exposition(accept)

@@ -21,7 +21,7 @@ async def sample(control: ApplianceControl, feed: Feed, each_second: Callable[[]
         tokens, now = control.router.tokens_out, time.monotonic()
         control.tokens_per_s = (tokens - before) / (now - at)
         before, at = tokens, now
-        control.sampled()
+        control.dashboard.sampled(vars(control.traffic()), control.memory())
         each_second()
         if feed.watched:
             feed.publish(_item(control))

@@ -8,6 +8,7 @@ used longest ago goes first, the ends of a chain before its beginnings. Nothing 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ BYTES = 16 * 1024**2  # of all that is kept
 SECONDS = 6 * 3600.0  # since it was last used
 MOST = 4096
 OVERHEAD = 1024  # bytes that an entry costs besides its two texts
+log = logging.getLogger("lmx.server")
 _BOUNDS = f"kept are at most {BYTES // 1024**2} MiB of responses, for {SECONDS / 3600:.0f} hours"
 
 
@@ -49,6 +51,7 @@ class Kept:
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self.size = 0  # bytes
+        self._timer: asyncio.TimerHandle | None = None  # one, however many are kept
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,6 +63,7 @@ class Kept:
         items = encode([shown(item) for item in given])
         entry = _Entry(encode(response), items, previous, now)
         if entry.size > BYTES:
+            log.warning("response %s of %d bytes is not kept: %s", response["id"], entry.size, _BOUNDS)
             return
         self._entries[scope, response["id"]] = entry
         self.size += entry.size
@@ -67,6 +71,7 @@ class Kept:
             self._use(scope, previous, now)
         while self.size > BYTES or len(self._entries) > MOST:
             self._drop(next(iter(self._entries)))
+        self._look_later()
 
     def response(self, scope: str, name: str) -> bytes:
         """JSON. Raises ApiError."""
@@ -113,6 +118,18 @@ class Kept:
             entry.used = now
             self._entries.move_to_end((scope, name))
             name = entry.previous
+
+    def _look_later(self) -> None:
+        """What nobody asks for goes in its time too: it is what people said."""
+        if self._timer is None and self._entries:
+            oldest = next(iter(self._entries.values())).used
+            delay = max(1.0, oldest + SECONDS - _now())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._expire()
+        self._look_later()
 
     def _expire(self) -> None:
         oldest = _now() - SECONDS

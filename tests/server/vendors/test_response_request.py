@@ -15,6 +15,7 @@ from appliance.supervisor.generation import Delta
 from tests.server.conftest import Site
 from tests.server.vendors.strict import strictly
 from tests.server.vendors.test_message_events import CALL, FULL, script
+from tests.server.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 BODY: dict[str, Any] = {"model": "demo", "input": "Hello"}
@@ -423,3 +424,13 @@ async def test_what_nobody_used_for_long_is_forgotten(monkeypatch: pytest.Monkey
     with pytest.raises(Exception, match="there is no response 'b'"):
         store.response("", "b")
     assert len(store) == 1
+
+
+async def test_what_nobody_asks_for_again_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "SECONDS", 0.0)  # the timer never waits for less than a second
+    store = Kept()
+    for name in "abc":
+        store.put("", response_of(name), [])
+    assert len(store) == 3
+    await eventually(lambda: not len(store))
+    assert (store.size, store._timer) == (0, None)
