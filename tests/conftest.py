@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 
@@ -24,6 +25,20 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # A shell starts its background jobs with ^C ignored, and processes hand that on. Those that tests start
 # must be able to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_set_limit = resource.setrlimit
+
+
+def _keep_hard_limit(kind: int, limits: tuple[int, int]) -> None:
+    """mlx-lm lowers the hard limit of open files as it is imported, and nobody can raise it again: what came
+    later on the same worker could not hold 2,000 connections, and was skipped."""
+    if kind == resource.RLIMIT_NOFILE:
+        limits = limits[0], resource.getrlimit(kind)[1]
+    _set_limit(kind, limits)
+
+
+resource.setrlimit = _keep_hard_limit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
