@@ -129,7 +129,6 @@ def test_two_who_pull_the_same_share_one_download(served: Machine, hub: Hub) -> 
 
 def test_who_leaves_stops_the_download_and_the_next_goes_on_from_there(served: Machine, hub: Hub) -> None:
     hub.gate = threading.Event()
-    before = hub.served
     with pulling(served, "c") as reply:
         next(event for event in events(reply) if event["done"] > TOTAL // 3)
     until_no_downloader(served)
@@ -137,9 +136,11 @@ def test_who_leaves_stops_the_download_and_the_next_goes_on_from_there(served: M
     hub.gate.set()
     asked = len(hub.seen)
     assert pull(served, "c")[-1]["state"] == "done"
-    assert any(seen.range for seen in hub.seen[asked:])
-    # Not twice: what was cut may have had some pieces on the line that nobody read.
-    assert TOTAL < hub.served - before < TOTAL + TOTAL // 6
+    # From where it was cut. How many bytes the server wrote says less: those of the cut connection lie in the
+    # system's buffers, and how many more it takes until it notices is chance.
+    begins = [int(seen.range.removeprefix("bytes=").rstrip("-")) for seen in hub.seen[asked:] if seen.range]
+    assert max(begins) > TOTAL // 3
+    assert min(begins) > 0
 
 
 def test_who_leaves_does_not_stop_what_the_loop_wants(served: Machine, hub: Hub) -> None:
