@@ -221,22 +221,25 @@ class Fetching:
         now = self._breaker.state
         if now == before:
             return
+        if now == "open":
+            for held in (*self._fetches.values(), *self._pulls.values()):
+                held.trial = False  # its try is what failed
         # Not at once: a download is speaking just now, and is about to be stopped.
         running = asyncio.get_running_loop()
         running.call_soon(self._stand_still if now == "open" else self._go_on)
 
     def _stand_still(self) -> None:
+        """All but the one that was let through since the breaker opened, if a person was that quick."""
         views = self._downloads.observe()
         for digest, fetch in self._fetches.items():
             view = views.get(digest, Download())
-            if view.state == "done" or (view.error is not None and view.error.permanent):
+            if fetch.trial or view.state == "done" or (view.error is not None and view.error.permanent):
                 continue
-            fetch.trial = False
             self._downloads.cancel(digest)
             self._begin(digest)
         for digest, pull in self._pulls.items():
-            if self.pulled(digest).state == "downloading":
-                pull.trial, pull.refused = False, self._breaker.view().why
+            if not pull.trial and self.pulled(digest).state == "downloading":
+                pull.refused = self._breaker.view().why
                 self._downloads.cancel(_PULL + digest)
         self._changed()
 

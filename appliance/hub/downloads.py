@@ -242,11 +242,17 @@ class _Job:
 
     def _answered(self) -> None:
         self._failed = 0
-        self._on_hub(self._what, None)
+        self._tell(None)
 
     def _unanswered(self, failed: int, why: str) -> None:
         self._failed = failed
-        self._on_hub(self._what, why)
+        self._tell(why)
+
+    def _tell(self, why: str | None) -> None:
+        """Of the hub: not what a child says that was asked to end. Its last words are about tries of before,
+        and would be taken for the outcome of the one that was let through since."""
+        if not self._stop.is_set():
+            self._on_hub(self._what, why)
 
     def _finish(self, state: State, error: DownloadError | None) -> None:
         self.view = replace(self.view, state=state, error=error, rate=0.0, eta=None, note="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from threading import Event
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from appliance.hub import Download, Downloads, find
+from appliance.hub.cache import Wanted
 from tests.hub import models
 from tests.hub.fetching import DEADLINE
 from tests.hub.hubserver import Hub
@@ -187,3 +189,40 @@ async def test_a_wait_that_is_cancelled_leaves_the_download_alone(hub: Hub, down
         await waiter
     hub.gate.set()
     assert (await downloads.wait("k")).state == "done"
+
+
+LATE = """
+import json, signal, sys
+
+def say(**event):
+    print(json.dumps(event), flush=True)
+
+def ended(*_):
+    say(event="retry", message="last words", failed=6)
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, ended)
+say(event="retry", message="HTTP 500", failed=1)
+signal.pause()
+"""
+
+
+class Late(Downloads):
+    """Its child has something to say of the hub yet when it is asked to end."""
+
+    def _command(self, what: Wanted) -> list[str]:
+        return [sys.executable, "-c", LATE]
+
+
+async def test_what_a_stopped_download_says_of_the_hub_does_not_count() -> None:
+    heard: list[str | None] = []
+    changed = asyncio.Event()
+    downloads = Late(on_change=changed.set, on_hub=lambda _what, why: heard.append(why))
+    downloads.start("a", "org/m")
+    async with asyncio.timeout(DEADLINE):
+        while not heard:
+            changed.clear()
+            await changed.wait()
+    downloads.cancel("a")
+    await downloads.close()
+    assert heard == ["HTTP 500"]

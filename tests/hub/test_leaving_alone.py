@@ -139,3 +139,17 @@ async def test_an_edit_that_drops_the_model_on_trial_lets_the_next_one_try(
     world.fetching.cancel("a")
     await world.until(lambda: fetched(tmp_path, "lmx/b"))
     assert world.states[-1] == "closed"
+
+
+async def test_who_asks_at_the_moment_the_hub_is_given_up_gets_the_try(
+    hub: Hub, make: Callable[..., World], tmp_path: Path
+) -> None:
+    hub.add("lmx/b", FILES)
+    hub.ill = "error"
+    world = make()
+    world.fetching.start("a", [Wanted("lmx/a", None)])
+    await world.until(lambda: world.states == ["open"])
+    hub.heal()
+    with world.fetching.hold("b", [Wanted("lmx/b", None)]):
+        await world.until(lambda: fetched(tmp_path, "lmx/b"))
+    assert world.states[-1] == "closed"
