@@ -222,8 +222,9 @@ class Fetching:
         if now == before:
             return
         if now == "open":
-            for held in (*self._fetches.values(), *self._pulls.values()):
-                held.trial = False  # its try is what failed
+            tries: list[_Fetch | _Pull] = [*self._fetches.values(), *self._pulls.values()]
+            for one in tries:
+                one.trial = False  # it has failed
         # Not at once: a download is speaking just now, and is about to be stopped.
         running = asyncio.get_running_loop()
         running.call_soon(self._stand_still if now == "open" else self._go_on)
