@@ -30,6 +30,7 @@ from appliance.effects import RealEffects
 from appliance.feed import Feed
 from appliance.fetching import Fetching
 from appliance.host import Host, platform
+from appliance.host.awake import kept_awake
 from appliance.lock import Locked, StateLock
 from appliance.log_file import LogFile
 from appliance.logs import Logs, Style
@@ -91,7 +92,7 @@ def run(
     logs = Logs(log, write=own.write if own is not None else None)
     descriptors.raise_limit()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with kept_awake(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine, record))
     finally:
         logs.close()
