@@ -295,11 +295,12 @@ def _warming(engine: EngineObs) -> str:
 
 def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
     if seen is None:
-        unknown = ("budget_bytes", "used_bytes", "other_bytes", "source", "warning_bytes", "critical_bytes")
-        return dict.fromkeys((*unknown, "level", "cause", "step", "why"))
+        sizes = ("total_bytes", "budget_bytes", "used_bytes", "other_bytes", "warning_bytes", "critical_bytes")
+        return dict.fromkeys((*sizes, "source", "level", "cause", "step", "why"))
     reading, pressure, limits = seen.memory, loop.strain.pressure, loop.spec.memory
     budget = forecast.budget(limits.budget, reading)
     return {
+        "total_bytes": reading.total_bytes,
         "budget_bytes": budget,
         "used_bytes": reading.used_bytes,
         "other_bytes": max(0, reading.total_bytes - reading.available_bytes - reading.used_bytes),
