@@ -64,7 +64,7 @@ class ApplianceControl:
         self._changed = asyncio.Event()
         self._status: tuple[float, dict[str, Any]] | None = None
         self.tokens_per_s = 0.0
-        self.dashboard = Dashboard(self.status, lambda: self._loop.gate)
+        self.dashboard = Dashboard(self.status, lambda: self._loop.gate, lambda: self._loop.good)
 
     def attach(self, loop: Loop) -> None:
         """Called once, before anything is served: loop and server know each other."""
@@ -95,7 +95,10 @@ class ApplianceControl:
         return {**found, "skills": self.skills.status()}
 
     def page(self) -> tuple[bytes, str]:
-        return self.dashboard.page.now()
+        return self.dashboard.live.page()
+
+    def page_changes(self) -> AsyncIterator[bytes]:
+        return self.dashboard.live.follow()
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.exposition(accept)
@@ -250,7 +253,7 @@ class ApplianceControl:
 
     async def undrain(self) -> dict[str, Any]:
         self._overrides_allowed()
-        cleared = self._loop.clear_overrides(WHOLE)
+        cleared = self._loop.clear_overrides(WHOLE, ("drain",))
         if cleared:
             await self._until(lambda: not self.router.table.drained, DRAIN_BEGINS_S, "the end of the drain")
         return {"success": True, "cleared": cleared}

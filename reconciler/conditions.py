@@ -47,10 +47,12 @@ class Facts:
     config_error: str | None
     source_error: str | None
     any_spec: bool  # some valid spec is in force
-    suspended: bool
+    suspended: tuple[str, str] | None  # reason and message
     overrides: tuple[str, ...]
     restart_needed: str | None
     strain: Strain = field(default_factory=Strain)
+    held_back: bool = False  # the newest content waits for the end of the suspension
+    tried: bool = False  # what runs is a tried spec, not the file's
 
 
 def conditions(facts: Facts, before: Mapping[str, Condition], wall: float) -> dict[str, Condition]:
@@ -85,8 +87,8 @@ def _all(facts: Facts) -> dict[str, Verdict]:
         "ThermalPressure": _thermal(facts),
         "CacheReady": cache_ready(facts.spec, facts.seen, facts.strain),
         "KeysReady": _keys(facts),
-        "Suspended": ("True", "SpecSays", "suspend is true: edits are read, nothing is changed")
-        if facts.suspended
+        "Suspended": ("True", *facts.suspended)
+        if facts.suspended is not None
         else ("False", "NotSuspended", ""),
         "Overridden": ("True", "AdminCall", "; ".join(facts.overrides))
         if facts.overrides
@@ -145,8 +147,8 @@ def _synced(facts: Facts) -> Verdict:
         return "False", "KeysUnreadable", facts.seen.keys_problem
     if facts.restart_needed is not None:
         return "False", "RestartRequired", facts.restart_needed
-    if facts.suspended:
-        return "False", "Suspended", "suspend is true: edits are read, and take effect when it is false again"
+    if facts.suspended is not None and facts.held_back:
+        return "False", "Suspended", f"generation {facts.generation} waits: {facts.suspended[1]}"
     if facts.plan.decision.stand_in is not None:
         return (
             "False",
@@ -156,6 +158,8 @@ def _synced(facts: Facts) -> Verdict:
     waiting = _unfinished(facts, on_demand=False)
     if waiting is not None:
         return "False", "Reconciling", waiting
+    if facts.tried:
+        return "False", "Trying", f"what runs is not the file but {facts.overrides[-1]}"
     return "True", "UpToDate", f"generation {facts.generation} runs"
 
 

@@ -142,7 +142,8 @@ class History:
             count += gone.rowcount
         known = self.known_generations()[1].values()
         good = self.last_good()
-        wanted = sorted({*known, *([good.generation] if good is not None else [])})
+        held = self.in_force_when_suspended()
+        wanted = sorted({*known, *(g.generation for g in (good, held) if g is not None)})
         marks = ", ".join("?" * len(wanted))
         self._db.execute(
             "DELETE FROM generations WHERE generation <= (SELECT MAX(generation) FROM generations) - ? "
@@ -186,6 +187,16 @@ class History:
         """The one that reached Ready last. By number: wall clocks are set back at times."""
         return self._one("WHERE applied_at IS NOT NULL ORDER BY generation DESC LIMIT 1")
 
+    def in_force_when_suspended(self) -> Generation | None:
+        """What `lmx suspend` holds; None where nothing is suspended, or nothing was in force then."""
+        call = next((o for o in self.load_overrides() if o.kind == "suspend"), None)
+        found = (
+            self._many("WHERE digest = ? ORDER BY generation DESC LIMIT 1", (call.spec_digest,))
+            if call
+            else []
+        )
+        return next(iter(found), None)
+
     def generation(self, number: int) -> Generation | None:
         return next(iter(self._many("WHERE generation = ?", (number,))), None)
 
@@ -195,7 +206,7 @@ class History:
     def _one(self, tail: str) -> Generation | None:
         return next(iter(self._many(tail)), None)
 
-    def _many(self, tail: str, values: tuple[int, ...] = ()) -> list[Generation]:
+    def _many(self, tail: str, values: tuple[int | str, ...] = ()) -> list[Generation]:
         rows = self._db.execute(
             f"SELECT generation, digest, content_digest, at, applied_at, text FROM generations {tail}", values
         ).fetchall()

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -34,13 +35,14 @@ from reconciler.forms import form_named, forms
 from reconciler.gate import Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import Observed, OverrideObs
-from reconciler.overrides import Overrides
+from reconciler.overrides import KINDS, Overrides
 from reconciler.plan import Plan, plan
 from reconciler.readings import Reading, Service
 from reconciler.remembered import Memory, Store
 from reconciler.spec import Model, Spec
 from reconciler.strain import Strain
 from reconciler.straining import advanced, patient
+from reconciler.trial import NEVER_LEARNED, Trial, Tried
 from reconciler.watch import changes
 
 log = logging.getLogger("lmx.loop")
@@ -82,6 +84,7 @@ class Loop:
         self.good_at = memory.good_at
         self.ledger = memory.ledger.clamped(effects.now())
         self._overrides = Overrides(memory.overrides, store.save_overrides, self.emit, wall)
+        self.trial = Trial(self.emit, effects.now, wall, self._back_to_the_file)
         self.strain = Strain()
         self.known = memory.known or (
             Known.of(memory.good.spec, memory.good.generation) if memory.good is not None else Known()
@@ -120,18 +123,45 @@ class Loop:
 
     def override(self, model: str, kind: Literal["load", "unload"]) -> None:
         """Lay an admin call over the spec. Lasts until `active` or that model changes in the spec."""
-        self._overrides.lay(model, kind, self.spec)
+        self._overrides.lay(model, kind, self.in_force)
         self.poke()
 
     def drain(self, until: float) -> None:
         """What `lmx drain` asks for: no new session; known ones are served until then, wall clock."""
-        self._overrides.drain(until, self.spec)
+        self._overrides.drain(until, self._settled)
         self.poke()
 
-    def clear_overrides(self, model: str | None = None) -> int:
-        """How many were cleared; all with None."""
-        cleared = self._overrides.clear(model)
+    def try_out(self, parsed: Parsed, text: bytes, seconds: float, what: str, by: str) -> Tried:
+        """Ask for this spec instead of the file's for so long. Something must have been accepted."""
+        assert self.gate.accepted is not None
+        before = (self.in_force, self.plan)
+        found = self.trial.begin(
+            parsed.spec, parsed.digest, text, self.gate.accepted, seconds, what, by, before
+        )
+        self.poke()
+        return found
+
+    def end_try(self, why: str) -> bool:
+        """Whether there was one."""
+        return self.trial.end(why)
+
+    def _back_to_the_file(self) -> None:
+        """A try is over. Admin calls made in it end with it, unless the file asks for the same."""
+        self._overrides.heed(self._settled)
+        self.poke()
+
+    def suspend(self, by: str) -> None:
+        """What `lmx suspend` asks for. What is in force stays in force, whatever the file says."""
+        if not self.suspended:
+            self._held = self.gate.accepted
+        self._overrides.suspend(self._held.digest if self._held is not None else "", by)
+        self.poke()
+
+    def clear_overrides(self, model: str | None = None, kinds: Collection[str] = KINDS) -> int:
+        """How many were cleared, of these kinds; of all models with None."""
+        cleared = self._overrides.clear(model, kinds)
         if cleared:
+            self._overrides.heed(self._settled)  # while suspended, no edit ended any
             self.poke()
         return cleared
 
@@ -141,25 +171,43 @@ class Loop:
 
     @property
     def spec(self) -> Spec:
-        """The spec in force: accepted, else the last good one, else a bare one that serves no model."""
+        """The file's spec: accepted, else the last good one, else a bare one that serves no model."""
         if self.gate.accepted is not None:
             return self.gate.accepted.spec
         return self._fallback
 
     @property
+    def suspended(self) -> bool:
+        """By the file or by an admin call."""
+        return self.spec.suspend or self._overrides.suspension is not None
+
+    @property
     def in_force(self) -> Spec:
-        """The spec that is acted on: while `suspend` is true, the one before."""
+        """The spec that is acted on: the tried one; while suspended, the one before; else the file's."""
+        return self.trial.tried.spec if self.trial.tried is not None else self._settled
+
+    @property
+    def _settled(self) -> Spec:
+        """What is acted on when nothing is tried."""
         spec = self.spec
-        if not spec.suspend:
+        if not self.suspended:
             return spec
         if self._held is not None:
             return self._held.spec
-        return spec.model_copy(update={"active": None, "models": {}})  # nothing has ever run
+        return spec.model_copy(update={"active": None, "models": {}, "skills": {}})  # nothing has ever run
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the file says something that waits for the end of a suspension."""
+        accepted, held = self.gate.accepted, self._held
+        if accepted is None or not self.suspended:
+            return False
+        return self.spec.suspend or held is None or held.digest != accepted.digest
 
     @property
     def desired(self) -> Desired:
         spec = self.in_force
-        return Desired(spec, self._known_spec(spec), self.overrides, self.strain)
+        return Desired(spec, self._known_spec(spec), self._overrides.over(spec), self.strain)
 
     @property
     def summary(self) -> str:
@@ -206,6 +254,9 @@ class Loop:
         if self.seen is None or self.seen.now < self._acted_at:
             return OLD_NEWS_PAUSE_S
         look = IDLE_LOOK_S if self.strain.eased else STRAINED_LOOK_S
+        left = self.trial.left()
+        if left is not None:
+            look = min(look, max(0.01, left))
         if self.plan is None or self.plan.wake_at is None:
             return look
         return min(look, max(0.01, self.plan.wake_at - self._effects.now()))
@@ -215,6 +266,7 @@ class Loop:
         self.passes += 1
         self.gate.check()
         self._take()
+        self.trial.expire()
         desired = self.desired
         models = {**self._endings.fetching, **forms(desired)}
         seen = await self._effects.observe(desired.spec, models)
@@ -224,6 +276,8 @@ class Loop:
         self._absorb(desired, seen)
         desired = self._strain(desired, seen)
         found = plan(desired, seen, self.ledger)
+        if self.trial.judged(desired.spec, found):
+            return True  # it cannot run, and nothing was touched for it
         self._learn(desired, found, seen)
         self._publish(desired, seen, found)
         if not found.actions:
@@ -266,9 +320,11 @@ class Loop:
             return
         if before is None or before.generation != accepted.generation:
             self._store.accepted(accepted, self._wall())
-        if before is not None and not before.spec.suspend:
+        if before is None or before.generation != accepted.generation:
+            self.trial.superseded(accepted)
+        if before is not None and not before.spec.suspend and self._overrides.suspension is None:
             self._held = before
-        self._overrides.heed(accepted.spec)
+        self._overrides.heed(self._settled)
         self._taken = accepted
 
     def _absorb(self, desired: Desired, seen: Observed) -> None:
@@ -298,13 +354,16 @@ class Loop:
     def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
         if self.gate.accepted is None:
             return
-        force = self._held if self.spec.suspend else self.gate.accepted
+        force = self._held if self.suspended else self.gate.accepted
         if force is None:
             return
-        known = self.known.learn(desired, force.generation, found.decision, seen)
+        tried = self.trial.tried is not None
+        generation = NEVER_LEARNED if tried else force.generation
+        known = self.known.learn(desired, generation, found.decision, seen)
         if known is not self.known:
             self.known = known
-            self._on_known(known)
+            if not tried:  # what runs in a try is known until LMX is started again
+                self._on_known(known)
 
     def _known_spec(self, like: Spec) -> Spec:
         held = self._good_spec
@@ -327,8 +386,10 @@ class Loop:
             config_error=self.gate.config_error,
             source_error=self.gate.source_error,
             any_spec=self.gate.accepted is not None,
-            suspended=self.spec.suspend,
-            overrides=self._overrides.in_words(),
+            suspended=self._suspended_by(),
+            held_back=self.held_back,
+            overrides=(*self._overrides.in_words(), *self._tried_in_words()),
+            tried=self.trial.tried is not None,
             restart_needed=self._restart_needed(),
             strain=self.strain,
         )
@@ -362,6 +423,22 @@ class Loop:
                     {"generation": accepted.generation},
                 )
 
+    def _suspended_by(self) -> tuple[str, str] | None:
+        """Reason and message; the file's word comes first, since `lmx resume` cannot end that."""
+        if self.spec.suspend:
+            return "SpecSays", "suspend is true: edits are read, nothing is changed"
+        call = self._overrides.suspension
+        if call is None:
+            return None
+        return "AdminCall", f"suspended by {call.by}: edits are read, nothing is changed until `lmx resume`"
+
+    def _tried_in_words(self) -> tuple[str, ...]:
+        tried, until = self.trial.tried, self.trial.until()
+        if tried is None:
+            return ()
+        end = f"until {_clock(until)}" if until is not None else "until the file changes or LMX is restarted"
+        return (f"{tried.what} by {tried.by} {end}: {tried.in_words()}",)
+
     def _restart_needed(self) -> str | None:
         if (self.spec.state.path, self.spec.cache.path) != self._boot_paths:
             return "state.path and cache.path take effect when LMX is started again"
@@ -376,6 +453,10 @@ class Loop:
     def _set_ledger(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._store.save_ledger(ledger, self._wall() - self._effects.now())
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S UTC", time.gmtime(at))
 
 
 def _again(action: Action, last: Action | None) -> bool:

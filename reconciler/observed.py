@@ -269,10 +269,13 @@ class OverrideObs:
     """One imperative admin call, held as a visible layer over the spec until cleared."""
 
     model: str  # "" for the whole appliance
-    kind: Literal["load", "unload", "drain"]
+    kind: Literal["load", "unload", "drain", "suspend"]
     at: float  # wall clock, seconds since the epoch
-    spec_digest: str  # own_digest of that model plus `active` when it was made; a change clears it
+    # own_digest of that model plus `active` when it was made; a change clears it. suspend: the digest of the
+    # spec that was in force, "" for none; only `lmx resume` clears it
+    spec_digest: str
     until: float = 0.0  # drain: known sessions are served until then, wall clock
+    by: str = ""  # who asked
 
 
 @dataclass(frozen=True)

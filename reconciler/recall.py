@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from reconciler.gate import Accepted, Parsed, SpecProblem
-from reconciler.history import Generation, History
+from reconciler.history import KEPT_GENERATIONS, Generation, History
 from reconciler.known import Form, Known
 from reconciler.remembered import Memory
 
@@ -31,7 +31,7 @@ def recall(history: History, parse: Parse, offset: float) -> Memory:
         ledger=history.load_ledger(offset),
         overrides=history.load_overrides(),
         known=_known(history, parse),
-        held=_before_suspension(history, parse),
+        held=_accepted(history.in_force_when_suspended(), parse) or _before_suspension(history, parse),
     )
 
 
@@ -48,7 +48,7 @@ def _known(history: History, parse: Parse) -> Known | None:
 
 def _before_suspension(history: History, parse: Parse) -> Accepted | None:
     """The newest generation that is not suspended, if the newest of all is."""
-    for number, stored in enumerate(history.generations()):
+    for number, stored in enumerate(history.generations(KEPT_GENERATIONS)):
         found = _accepted(stored, parse)
         if found is not None and not found.spec.suspend:
             return found if number else None

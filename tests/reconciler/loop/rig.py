@@ -87,6 +87,8 @@ class MemoryStore:
     def recall(self, offset: float) -> Memory:
         newest = max(self.generations, default=0)
         held = [g for g, a in self.generations.items() if not a.spec.suspend]
+        call = next((o for o in self.overrides if o.kind == "suspend"), None)
+        held = [g for g, a in self.generations.items() if call and a.digest == call.spec_digest] or held
         return Memory(
             accepted=self.generations.get(newest),
             good=self.generations.get(self.good) if self.good is not None else None,
