@@ -57,7 +57,8 @@ from reconciler.loader import SpecError, load_text
 from reconciler.loop import Loop
 from reconciler.pressure import Pressure
 from reconciler.recall import recall
-from reconciler.sources.file import Content, FileSource, SourceError
+from reconciler.sources.file import Content, SourceError
+from reconciler.sources.local import LocalSource
 from reconciler.spec import Spec
 
 log = logging.getLogger("lmx")
@@ -105,7 +106,7 @@ class _SpecFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.source = FileSource(path)
+        self.source = LocalSource(path)
 
     def read(self) -> Content:
         try:

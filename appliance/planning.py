@@ -29,6 +29,7 @@ from reconciler.observed import (
 )
 from reconciler.plan import plan
 from reconciler.preview import preview as run_forward
+from reconciler.sources.local import LocalSource
 from reconciler.spec import Spec
 
 
@@ -39,7 +40,7 @@ def preview(
 
     status, config: `/status` and `/admin/config` of the running appliance; None: nothing runs.
     """
-    new = load_text(file.read_bytes(), path=file, env=os.environ).spec
+    new = load_text(LocalSource(file).read().data, path=file, env=os.environ).spec
     old = _running(config, file) if config is not None else None
     if status is None or old is None:
         seen = _observed(Desired(new), file.parent)

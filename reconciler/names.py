@@ -14,6 +14,7 @@ TOOL_PARSERS = (
     *("function_gemma", "gemma4", "glm47", "json_tools", "kimi_k2", "kimi_k3", "laguna", "llama3", "longcat"),
     *("minicpm5", "minimax_m2", "mistral", "muse_spark", "pythonic", "qwen3_coder"),
 )
+GIT_RIGHTS = ("skills", "trust_remote_code", "local_paths", "key_files")
 RESERVED = "default"  # requests use it for whatever is active
 
 _KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -74,10 +75,29 @@ def _host(text: str) -> str | None:
     return None
 
 
-def _url(text: str) -> str | None:
-    return (
-        None if re.fullmatch(r"(?:https?|ssh|file|git)://\S+|\S+@\S+:\S+", text) else "write a whole address"
-    )
+def _git_url(text: str) -> str | None:
+    if text.startswith(("-", ".")) or re.search(r"[\s\x00-\x1f]|::", text):
+        return "write a whole address"
+    if re.fullmatch(r"(?:https?|ssh|git)://[^/-][^/]*/.+|file:///.+", text):
+        return None
+    if re.fullmatch(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*:[^:/-].*", text):
+        return None
+    if text.startswith("/"):
+        return f"write file://{text}"
+    return "write a whole address, like https://git.example/fleet.git or git@git.example:fleet.git"
+
+
+def _git_ref(text: str) -> str | None:
+    """By the rules of git-check-ref-format."""
+    bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.lock(?:/|$)|/\.|\.$|/$", text)
+    return "write the name of a branch or tag, or a whole commit" if bad or text[:1] in "-/.@" else None
+
+
+def _git_path(text: str) -> str | None:
+    parts = text.split("/")
+    if text.startswith("/") or any(part in ("", ".", "..", ".git") for part in parts) or "\0" in text:
+        return "write the path from the root of the repository, like hosts/studio-01.yaml"
+    return None
 
 
 def _web(text: str) -> str | None:
@@ -97,6 +117,11 @@ def _origin(text: str) -> str | None:
 def holds_password(url: str) -> bool:
     """Whether an address carries a name or password, where everybody can read it."""
     return re.match(r"https?://[^\s/?#]*@", url) is not None
+
+
+def without_user(url: str) -> str:
+    """A repository's address as it may be shown: without the name or password in it."""
+    return re.sub(r"^(\w+://)[^/@]*@|^[^/@:]*@(?=[^/]*:)", r"\1", url)
 
 
 def _variable(text: str) -> str | None:
@@ -125,7 +150,9 @@ ALIAS = Text("a name", "qwen3-30b", _alias, pattern=_ALIAS, most=127)
 SOURCE = Text("a Hub repo, a local folder or builtin:NAME", "mlx-community/Qwen3-4B-4bit", _source)
 REVISION = Text("a commit", "1f2e3d4", _revision, pattern=_REVISION, most=128)
 HOST = Text("an address", "127.0.0.1", _host, most=253)
-URL = Text("an address", "https://git.example/fleet.git", _url)
+GIT_URL = Text("an address", "https://git.example/fleet.git", _git_url)
+GIT_REF = Text("a branch, tag or commit", "main", _git_ref, most=244)
+GIT_PATH = Text("a path in the repository", "hosts/studio-01.yaml", _git_path)
 VARIABLE = Text("the name of an environment variable", "WEATHER_KEY", _variable, pattern=_VARIABLE, most=128)
 ORIGIN = Text("an origin", "https://chat.example", _origin, pattern=_ORIGIN, most=512)
 TOOL = Text("a tool's name", "read_file", _tool, pattern=_TOOL, most=64)

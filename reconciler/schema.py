@@ -37,9 +37,16 @@ def build() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "lmx.yaml",
         "description": "What one machine should serve. LMX makes it so, and keeps it so.",
-        **root,
+        **_or_extends(root),
         "$defs": definitions,
     }
+
+
+def _or_extends(root: dict[str, Any]) -> dict[str, Any]:
+    """What is required may stand in the base that a file extends."""
+    extending = {"required": ["extends"], "properties": {"extends": {"type": "string"}}}
+    choice = [{"required": root["required"]}, extending]
+    return {key: value for key, value in root.items() if key != "required"} | {"anyOf": choice}
 
 
 def text() -> str:

@@ -343,17 +343,22 @@ class Skill(Part):
 
 class Verify(Part):
     allowed_signers: Annotated[str, _path] = leaf(
-        ..., "SSH allowed_signers file; commits must be signed by one"
+        ..., "SSH allowed_signers file on this machine; commits must be signed by one of them"
     )
 
 
 class Git(Part):
-    url: Annotated[str, names.URL] = leaf(..., "Repository to follow")
-    ref: Annotated[str, _free_text] = leaf("main", "Branch or tag to follow")
-    path: Annotated[str, _path] = leaf("lmx.yaml", "File inside the repository")
-    interval: Annotated[float, Duration("1s", "1d")] = leaf(60.0, "Time between two looks")
-    fast_forward_only: Annotated[bool, _flag] = leaf(True, "Refuse rewritten history")
+    url: Annotated[str, names.GIT_URL] = leaf(..., "Repository to follow; credentials are git's own business")
+    ref: Annotated[str, names.GIT_REF] = leaf("main", "Branch, tag or whole commit to follow")
+    path: Annotated[str, names.GIT_PATH] = leaf("lmx.yaml", "File inside the repository")
+    interval: Annotated[float, Duration("1s", "1d")] = leaf(
+        60.0, "Time between two looks, a tenth more or less"
+    )
+    fast_forward_only: Annotated[bool, _flag] = leaf(True, "Refuse a branch that was rewritten")
     verify: Verify | None = leaf(None, "Whose signatures count; null: none are checked")
+    allow: Annotated[tuple[str, ...], Listed(Choice(*names.GIT_RIGHTS))] = leaf(
+        (), "What the repository may say beyond the usual; only with verify"
+    )
 
 
 class Spec(Part):
@@ -362,7 +367,7 @@ class Spec(Part):
         None, "Name of this machine; null: its host name"
     )
     extends: Annotated[str | None, maybe(_path)] = leaf(
-        None, "A base file beside this one; maps merge, lists replace"
+        None, "A base file, by its path from this one; maps merge, lists replace"
     )
     suspend: Annotated[bool, _flag] = leaf(False, "true: observe and protect, change nothing")
     active: Annotated[str | None, maybe(names.KEY)] = leaf(
@@ -384,7 +389,7 @@ class Spec(Part):
         {}, "Named conversations that warm a model up"
     )
     skills: dict[Annotated[str, names.KEY], Skill] = leaf({}, "Tools that LMX itself runs")
-    git: Git | None = leaf(None, "Follow a Git repository instead of this file")
+    git: Git | None = leaf(None, "Follow a file in a Git repository, laid over this one")
 
     # Dotted path -> the text in the file, where it held an environment reference. Not part of equality.
     _unexpanded: dict[str, str] = PrivateAttr(default_factory=dict)

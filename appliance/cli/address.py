@@ -59,15 +59,15 @@ def reachable(host: str, port: int) -> str:
 
 def _as_written(data: bytes) -> tuple[str, int]:
     """server.host and server.port of a file with errors elsewhere; defaults for what is missing or wrong."""
-    from reconciler.loader import environment, tree
+    from reconciler.loader import environment, layers, tree
     from reconciler.spec import Server
 
     default = Server()
     try:
-        root, faults = tree.read(data)
+        found, faults = layers.trees(layers.unpack(data), Path("lmx.yaml"))
     except tree.Unreadable:
         return default.host, default.port
-    server = environment.substitute(root, os.environ, faults).get("server")
+    server = environment.substitute(layers.merged(found), os.environ, faults).get("server")
     server = server if isinstance(server, dict) else {}
     host, port = server.get("host"), str(server.get("port"))
     return (

@@ -30,11 +30,19 @@ def parse(file: Path, data: bytes) -> Loaded:
 
 
 def content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError as error:
+    """What `file` and the bases it extends say, as `parse` takes it; of a plain file, its bytes."""
+    from reconciler.sources.file import SourceError
+    from reconciler.sources.local import LocalSource
+
+    if not os.path.lexists(file):
         raise CliError(
             f"there is no {file} here. Name a file with -f FILE, or write a first one with `lmx init`."
-        ) from error
+        )
+    try:
+        if file.is_fifo() or file.is_char_device():
+            return file.read_bytes()  # `-f <(...)`, `-f /dev/stdin`: read once, and without a folder
+        return LocalSource(file).read().data
     except OSError as error:
         raise CliError(f"{file} cannot be read: {error.strerror}.") from error
+    except SourceError as error:
+        raise CliError(f"{error}.") from error

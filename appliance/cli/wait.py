@@ -17,6 +17,7 @@ from appliance.cli.address import connect
 from appliance.cli.client import Appliance, NotRunning
 from appliance.cli.failure import REJECTED, TIMED_OUT, CliError
 from appliance.cli.options import DEFAULT_FILE, File, Url
+from appliance.cli.spec_file import content
 from appliance.cli.terminal import Busy, busy, line, show
 
 EVERY = 0.2  # seconds between two looks
@@ -148,10 +149,7 @@ def _digest(text: str | None, file: Path) -> str | None:
     if text is None:
         return None
     if text == "file":
-        try:
-            return hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise CliError(f"{file} cannot be read: {error.strerror}.") from error
+        return hashlib.sha256(content(file)).hexdigest()
     digest = text.lower().removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise CliError("--digest takes the 64 hexadecimal digits of a SHA-256, or the word file.")

@@ -1,7 +1,8 @@
 """Text -> `Spec`, or every reason why not, each with line, column and a way out.
 
-The order of the work: `tree` reads YAML with places, `environment` replaces references, the models in
-`spec.py` check each field, `not_yet` refuses what has no code behind it, `checks` compares fields.
+The order of the work: `tree` reads YAML with places, `layers` lays files over one another, `environment`
+replaces references, the models in `spec.py` check each field, `not_yet` refuses what has no code behind it,
+`rights` what a file from Git may not say, `checks` compares fields.
 Later stages run even when earlier ones found faults, on what is left, so one run reports everything.
 """
 
@@ -17,11 +18,11 @@ from pydantic_core import ErrorDetails
 
 from reconciler import fields
 from reconciler.kinds import FROM_FILE, Wrong
-from reconciler.loader import environment, tree
+from reconciler.loader import environment, layers, rights, tree
 from reconciler.loader.checks import check
 from reconciler.loader.findings import Finding
 from reconciler.loader.not_yet import is_not_yet, refusals
-from reconciler.loader.problems import Fault, Loc, Problem, SpecError
+from reconciler.loader.problems import Fault, Loc, Place, Problem, SpecError
 from reconciler.scalars import closest, describe
 from reconciler.spec import Spec
 
@@ -33,7 +34,8 @@ class Loaded:
     """A file that is a valid spec.
 
     digest: SHA-256 of what the file means, before substitution and defaults: comments, key order and
-    spacing do not count. content_digest: SHA-256 of the bytes. raw: the file's own words.
+    spacing do not count, nor how it is split into files. content_digest: SHA-256 of the bytes. raw: the
+    file's own words. root: the same as a tree, in which each key knows its file, line and column.
     """
 
     path: Path
@@ -42,21 +44,33 @@ class Loaded:
     content_digest: str
     warnings: tuple[str, ...]
     raw: dict[str, Any]
+    root: tree.Mapping
 
 
 def load_text(text: str | bytes, *, path: Path, env: Mapping[str, str]) -> Loaded:
-    """Read one file's text. `path` is for messages only. Raises SpecError."""
+    """Read one file's text, or a pack of layers. `path` is for messages only. Raises SpecError."""
     content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     try:
-        root, faults = tree.read(text)
+        files = layers.unpack(content)
+    except (ValueError, KeyError, TypeError) as error:
+        fault = Fault(Place(1, 1), f"what was kept of the last files is damaged ({error}); save them again")
+        raise SpecError((fault.of(str(path)),)) from None
+    try:
+        if isinstance(text, str) and content != text.encode("utf-8", "replace"):
+            tree.read(text)  # half a surrogate pair, which no file can hold: told by its place in the text
+        found, faults = layers.trees(files, path)
     except tree.Unreadable as error:
         raise SpecError(tuple(fault.of(str(path)) for fault in error.faults)) from None
+    if any(fault.loc == ("extends",) for fault in faults):
+        raise SpecError(tuple(fault.of(str(path)) for fault in faults))  # what is missing may stand there
+    root = layers.merged(found)
     data = environment.substitute(root, env, faults)
     unexpanded = environment.references(data)
     unset = {fault.loc for fault in faults if fault.loc}
 
     spec, errors = _validate(data)
     faults += [fault for error in errors for fault in _explain(root, error) if not _within(fault.loc, unset)]
+    faults += rights.refusals(found, data)
     refused = list(refusals(Spec, data))
     faults += [
         Fault(tree.locate(root, loc, key=True), message, loc)
@@ -77,7 +91,9 @@ def load_text(text: str | bytes, *, path: Path, env: Mapping[str, str]) -> Loade
     spec._unexpanded.update(unexpanded)
     raw = tree.raw(root)
     warnings = tuple(str(_place(root, found).of(str(path))) for found in findings)
-    return Loaded(path, spec, fields.sha256(fields.canonical(raw)), fields.sha256(content), warnings, raw)
+    return Loaded(
+        path, spec, fields.sha256(fields.canonical(raw)), fields.sha256(content), warnings, raw, root
+    )
 
 
 def _validate(data: Any) -> tuple[Spec | None, list[ErrorDetails]]:

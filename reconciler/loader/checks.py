@@ -7,6 +7,7 @@ field: then the message says so, and the finding stands at the key that is in th
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 from reconciler import fields, names
@@ -27,6 +28,7 @@ def check(spec: Spec) -> Iterator[Finding]:
     yield from _service_levels(spec)
     yield from _server(spec)
     yield from _skills(spec)
+    yield from _git(spec)
     yield from prompts.check(spec)
 
 
@@ -225,6 +227,20 @@ def _skills(spec: Spec) -> Iterator[Finding]:
             for key in sorted({"env", "memory"} & skill.model_fields_set):
                 message = f"does nothing: {here}.mcp.url is a server that LMX does not start; remove it"
                 yield Finding(((*at, key), (*at, "mcp", "url")), message)
+
+
+def _git(spec: Spec) -> Iterator[Finding]:
+    git = spec.git
+    if git is None:
+        return
+    if names.holds_password(git.url) or re.match(r"\w+://[^/@]*:[^/@]*@", git.url):
+        message = "must not hold a password, which status would show; git finds it by its credential.helper"
+        yield Finding((("git", "url"),), message)
+    if git.allow and git.verify is None:
+        message = (
+            "counts only with git.verify: else whoever can push could use it; name the signers, or remove it"
+        )
+        yield Finding((("git", "allow"), ("git", "verify")), message)
 
 
 def _said(part: Part, name: str) -> str:

@@ -32,10 +32,8 @@ class Row:
 
 
 NOT_YET: tuple[Row, ...] = (
-    Row("extends", "base files"),
     Row("models.*.source", "GGUF files", names.is_gguf, "name MLX weights"),
     Row("models.*.draft", "draft models"),
-    Row("git", "following a Git repository"),
 )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in the text. Both count from 1, as editors do."""
+    """A position in the text. Both count from 1, as editors do. file: "" is the one that is being read."""
 
     line: int
     column: int
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class SpecError(ValueError):
     SHOWN = 25
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+        files = list(dict.fromkeys(problem.file for problem in problems))
+        order = sorted(problems, key=lambda found: (files.index(found.file), found.line, found.column))
+        self.problems = tuple(order)
         lines = [str(problem) for problem in self.problems[: self.SHOWN]]
         if len(self.problems) > self.SHOWN:
             lines.append(f"... and {len(self.problems) - self.SHOWN} more")
@@ -58,7 +61,7 @@ class Fault:
 
     def of(self, file: str) -> Problem:
         words = _printable(self.message), _printable(self.suggestion)
-        return Problem(file, self.place.line, self.place.column, dotted(self.loc), *words)
+        return Problem(self.place.file or file, self.place.line, self.place.column, dotted(self.loc), *words)
 
 
 def _printable(text: str) -> str:

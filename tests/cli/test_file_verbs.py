@@ -78,7 +78,10 @@ def test_the_file_is_named_by_option_or_variable(lmx: Lmx) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(lmx: Lmx) -> None:
     (lmx.folder / "lmx.yaml").mkdir()
     result = lmx("validate")
-    assert (result.code, result.err) == (1, "lmx: lmx.yaml cannot be read: Is a directory.\n")
+    assert (result.code, result.err) == (
+        1,
+        "lmx: lmx.yaml is a folder; name the file in it, like lmx.yaml/lmx.yaml.\n",
+    )
 
 
 def test_config_defaults_is_yaml_that_names_every_key_of_the_field_table(lmx: Lmx) -> None:
