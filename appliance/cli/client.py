@@ -63,6 +63,12 @@ class Appliance:
     ) -> None:
         self._http.close()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request of another client to this appliance has to carry: the key, where there is one."""
+        key = self._http.headers.get("authorization")
+        return {} if key is None else {"authorization": key}
+
     def get(self, path: str) -> Any:
         return self._answer("GET", path)
 

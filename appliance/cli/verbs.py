@@ -10,6 +10,7 @@ import typer
 from appliance import __version__
 from appliance.cli import fleet, models, monitoring, services, sessions
 from appliance.cli.address import connect
+from appliance.cli.bench import bench
 from appliance.cli.chat import chat
 from appliance.cli.completion import completion
 from appliance.cli.config import config
@@ -31,7 +32,7 @@ from appliance.cli.wait import wait
 from appliance.cli.warmup import warmup
 
 # Agreed on, but not built: absent from help, and refused by name.
-NOT_YET = frozenset({"bench", "confirm"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"})
+NOT_YET = frozenset({"confirm"} | {"resume", "rollback", "suspend", "switch", "try", "upgrade"})
 
 app = typer.Typer(
     name="lmx",
@@ -70,7 +71,7 @@ def reconcile(file: File = DEFAULT_FILE, url: Url = None, output: Output = Forma
 _order: tuple[Callable[..., None], ...] = (
     *(init, up, status, explain, metrics, chat, diff, plan, validate, wait, events, history),
 )
-_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, doctor, config, schema)
+_rest: tuple[Callable[..., None], ...] = (reconcile, drain, warmup, simulate, bench, doctor, config, schema)
 _last: tuple[Callable[..., None], ...] = (completion, version)
 for verb in (*_order, *_rest, *_last):
     app.command()(verb)

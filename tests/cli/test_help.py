@@ -20,7 +20,7 @@ SESSION_VERBS = ["drop", "list"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "chat completion config diff doctor drain events explain history init metrics plan reconcile "
+    wanted = "bench chat completion config diff doctor drain events explain history init metrics plan reconcile "
     wanted += "schema simulate status up validate version wait warmup"
     assert wanted.split() == VERBS
 
