@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 class Locked(Exception):
-    """Another process holds the state folder; the message says which."""
+    """Another process holds the state folder; the message says which. pid: None where it is not known."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class StateLock:
@@ -25,7 +29,7 @@ class StateLock:
         except BlockingIOError:
             holder = os.read(self._fd, 4096).decode("utf-8", "replace")
             os.close(self._fd)
-            raise Locked(_sentence(holder, state)) from None
+            raise _locked(holder, state) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)
 
@@ -34,10 +38,15 @@ class StateLock:
         os.close(self._fd)
 
 
-def _sentence(holder: str, state: Path) -> str:
+def _locked(holder: str, state: Path) -> Locked:
+    pid = None
     try:
         known = json.loads(holder)
-        who = f"process {int(known['pid'])}, since {time.ctime(float(known['since']))}"
+        pid = int(known["pid"])
+        who = f"process {pid}, since {time.ctime(float(known['since']))}"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return f"another LMX ({who}) uses the state folder {state}; stop it, or give this one its own state.path"
+    return Locked(
+        f"another LMX ({who}) uses the state folder {state}; stop it, or give this one its own state.path",
+        pid,
+    )

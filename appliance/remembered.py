@@ -39,6 +39,7 @@ class Remembered:
         self._generations: list[dict[str, Any]] | None = None  # until one changes
         self._counts: Counter[EventType] = Counter()
         self._unstored = 0
+        self.sealed = False  # another LMX writes now: what happens here is kept in memory only
         self.trouble: str | None = None
 
     # --- loop.Store --------------------------------------------------------------------------------
@@ -94,7 +95,15 @@ class Remembered:
         self._generations = None
         return self._try("the pruning of events", delete) and count >= AT_ONCE
 
+    def reread(self) -> None:
+        """The history is another one than before."""
+        self._recent.clear()
+        self._recent.extend(event.as_dict() for event in self._history.events(limit=RECENT))
+        self._generations = None
+
     def _try(self, what: str, write: Callable[[], object]) -> bool:
+        if self.sealed:
+            return False
         try:
             write()
         except (sqlite3.Error, OSError) as error:

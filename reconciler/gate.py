@@ -80,9 +80,12 @@ class Gate:
         self.config_error: str | None = None
         self.last_checked = 0.0
         self.warnings: tuple[str, ...] = ()
+        self.frozen = False  # another LMX follows the source now
 
     def check(self) -> bool:
         """Look at the source; True when a new generation was accepted."""
+        if self.frozen:
+            return False
         self.last_checked = self._wall()
         try:
             content = self._read()

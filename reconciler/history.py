@@ -45,6 +45,7 @@ COLUMNS = (
     "id, at, type, message, data FROM events",
     "generation, digest, content_digest, at, applied_at, text FROM generations",
 )
+FORMAT = 1  # of the tables, in `user_version`; 0 was written by versions that did not say
 KEPT_GENERATIONS = 100
 KEPT_EVENTS = 200_000
 AT_ONCE = 5_000  # events deleted in one go: 10 ms
@@ -62,12 +63,19 @@ class Generation:
     text: bytes
 
 
+class TooNew(sqlite3.Error):
+    """The database has a form that only a later version knows. The message says what to do."""
+
+    sqlite_errorcode = sqlite3.SQLITE_READONLY  # to be left as it is
+
+
 class History:
     """Raises sqlite3.Error or OSError where the disk fails; the loop reports that and goes on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.set_aside: Path | None = None
+        self._copied = 0  # of a copy: the newest event that was there
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._db = self._open()
@@ -98,11 +106,14 @@ class History:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA busy_timeout=1000")
+            _check_format(db, self.path)
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")
             db.executescript(SCHEMA)
             for columns in COLUMNS:
                 db.execute(f"SELECT {columns} LIMIT 1").fetchall()
+            if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+                db.execute(f"PRAGMA user_version={FORMAT}")
         except (sqlite3.Error, UnicodeDecodeError):
             db.close()
             raise
@@ -111,6 +122,41 @@ class History:
 
     def close(self) -> None:
         self._db.close()
+
+    # --- taking over --------------------------------------------------------------------------------
+
+    @classmethod
+    def copy(cls, path: Path) -> History:
+        """What another process writes on disk, as it is now, in memory: the disk is not written until `settle`.
+
+        Raises sqlite3.Error where it cannot be read, or is of a later version.
+        """
+        found = cls.__new__(cls)
+        found.path, found.set_aside = path, None
+        disk = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        found._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            disk.execute("PRAGMA busy_timeout=1000")
+            _check_format(disk, path)
+            disk.backup(found._db)
+            found._db.executescript(SCHEMA)
+        except (sqlite3.Error, UnicodeDecodeError):
+            found._db.close()
+            raise
+        finally:
+            disk.close()
+        found._db.text_factory = _text
+        found._copied = int(found._db.execute("SELECT COALESCE(MAX(id), 0) FROM events").fetchone()[0])
+        return found
+
+    def settle(self) -> None:
+        """Of a copy: from now on the database is the one on disk, with the events since added to it."""
+        since = self.events(self._copied, limit=KEPT_EVENTS)
+        disk = self._open()
+        self._db.close()
+        self._db = disk
+        for event in since:
+            self.add_event(event)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -285,6 +331,15 @@ def _is_damage(error: Exception) -> bool:
     """Whether the content itself is unreadable."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is None or code & 0xFF not in _OUTSIDE
+
+
+def _check_format(db: sqlite3.Connection, path: Path) -> None:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > FORMAT:
+        raise TooNew(
+            f"{path} was written by a later LMX (its form is {found}, this version knows {FORMAT}); use that "
+            "version, or give this one a state.path of its own"
+        )
 
 
 def _text(stored: bytes) -> str:

@@ -4,6 +4,11 @@ A listener that closes takes no new connection from that moment. Its open connec
 request that runs finishes, and one that still comes in on a kept-alive connection is answered with
 `Connection: close`, so no client ever writes into a connection that is about to go. Connections that
 stay silent for `IDLE_S` are closed, and after the grace all that is left is cut.
+
+Under a holder (docs/upgrading.md) sockets outlive the process. `kept` are those that it handed over, used
+before any is made. While `waits` is set an address counts as open and nobody is let in; `accept` ends that.
+`pause` stops accepting and nothing else, `resume` takes it back, and `hand_over` closes all but the sockets
+themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import contextlib
 import errno
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -36,7 +42,9 @@ class _Listener:
     host: str
     port: int
     servers: list[AsyncioServer]
+    sockets: list[socket.socket]  # what the servers have copies of, so that they can be opened again
     state: Literal["open", "closing"] = "open"
+    handed: bool = False  # its address is open in another process
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     def connections(self) -> list[Any]:
@@ -45,6 +53,11 @@ class _Listener:
     def abort(self) -> None:
         for connection in self.connections():
             connection.abort()
+
+    def release(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.sockets = []
 
     def holds(self, protocol: object) -> bool:
         return any(protocol in server.connections for server in self.servers)
@@ -60,6 +73,9 @@ class Listeners:
         self._failed: dict[tuple[str, int], str] = {}
         self._patience = Patience()
         self._watch: asyncio.TimerHandle | None = None
+        self.kept: dict[tuple[str, int], list[socket.socket]] = {}
+        self.waits = False
+        self.on_listening: Callable[[], None] = lambda: None  # the addresses that are open have changed
         self.most = most_connections()
 
     async def open(self, host: str, port: int) -> int:
@@ -70,7 +86,7 @@ class Listeners:
         if self._find(host, port) is not None:
             return port
         try:
-            sockets = await _bind(host, port)
+            sockets = self.kept.pop((host, port), None) or await _bind(host, port)
         except OSError as error:
             self._failed[host, port] = error.strerror or str(error)
             raise
@@ -81,16 +97,70 @@ class Listeners:
             self._app.config.TOUCHUP = not getattr(Http, "__touched__", False)
             await self._app._startup()  # type: ignore[no-untyped-call]
             self._look()
-        servers = []
-        for sock in sockets:
+        port = sockets[0].getsockname()[1]
+        listener = _Listener(host, port, [], sockets)
+        if not self.waits:
+            await self._serve(listener)
+        self._listeners.append(listener)
+        self.on_listening()
+        return port
+
+    async def _serve(self, listener: _Listener) -> None:
+        for sock in listener.sockets:
             server = await self._app.create_server(
-                sock=sock, protocol=Connection, backlog=BACKLOG, return_asyncio_server=True
+                sock=sock.dup(), protocol=Connection, backlog=BACKLOG, return_asyncio_server=True
             )
             assert server is not None
-            servers.append(server)
-        port = sockets[0].getsockname()[1]
-        self._listeners.append(_Listener(host, port, servers))
-        return port
+            listener.servers.append(server)
+
+    # --- from one process to the next ---------------------------------------------------------------
+
+    async def accept(self) -> None:
+        """Let in whoever has waited: this process takes over. What is still `kept` then is nobody's."""
+        self.waits = False
+        for listener in self._open():
+            await self._serve(listener)
+        for sockets in self.kept.values():
+            for sock in sockets:
+                sock.close()
+        self.kept.clear()
+
+    async def pause(self) -> None:
+        """Let nobody in; who comes waits in the sockets' queues. Connections that are there go on."""
+        for listener in self._open():
+            await self._deafen(listener)
+
+    async def resume(self) -> None:
+        """The end of `pause`: it is still this process that serves."""
+        for listener in self._open():
+            await self._serve(listener)
+
+    async def hand_over(self, grace: float, idle: float | None) -> None:
+        """As `close` of all addresses; `observed` says that they are open, which they are, elsewhere.
+
+        idle: seconds of silence after which a connection is closed; None: `grace`, so that no request on its
+        way ever meets a closed one.
+        """
+        going = self._open()
+        for listener in going:
+            listener.handed = True
+        await asyncio.gather(
+            *(self._close(listener, grace, grace if idle is None else idle) for listener in going)
+        )
+
+    def sockets(self) -> list[tuple[str, int, list[socket.socket]]]:
+        """Of the addresses that are open."""
+        return [(one.host, one.port, one.sockets) for one in self._open()]
+
+    def _open(self) -> list[_Listener]:
+        return [listener for listener in self._listeners if listener.state == "open"]
+
+    async def _deafen(self, listener: _Listener) -> None:
+        # Two rounds of the event loop: what the system has already accepted for us must not be reset.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        for server in listener.servers:
+            cast(asyncio.Server, server.server).close()
 
     async def close(self, host: str, port: int, grace: float, idle: float = IDLE_S) -> None:
         """Take nothing new from now on; return when the last connection is gone, after `grace` at most."""
@@ -98,12 +168,13 @@ class Listeners:
         if listener is None:
             self._failed.pop((host, port), None)
             return
+        await self._close(listener, grace, idle)
+
+    async def _close(self, listener: _Listener, grace: float, idle: float) -> None:
         listener.state = "closing"
-        # Two rounds of the event loop: what the system has already accepted for us must not be reset.
-        for _ in range(2):
-            await asyncio.sleep(0)
-        for server in listener.servers:
-            cast(asyncio.Server, server.server).close()
+        await self._deafen(listener)
+        listener.release()
+        self.on_listening()
         for connection in listener.connections():
             # Where the head is not sent yet, it can still say `Connection: close`.
             if connection.http is not None and connection.http.stage in (Stage.REQUEST, Stage.HANDLER):
@@ -120,7 +191,7 @@ class Listeners:
         end = time.monotonic() + grace
         if self._watch is not None:
             self._watch.cancel()
-        still = [listener for listener in self._listeners if listener.state == "open"]
+        still = self._open()
         going = [listener for listener in self._listeners if listener.state == "closing"]
         await asyncio.gather(
             *(self.close(one.host, one.port, grace, idle=0.0) for one in still),
@@ -131,7 +202,7 @@ class Listeners:
         Sanic.unregister_app(self._app)
 
     def observed(self) -> tuple[ListenerObs, ...]:
-        up = [ListenerObs(one.host, one.port, one.state) for one in self._listeners]
+        up = [ListenerObs(one.host, one.port, "open" if one.handed else one.state) for one in self._listeners]
         return (*up, *(ListenerObs(host, port, "failed", why) for (host, port), why in self._failed.items()))
 
     def say_close(self, request: Request) -> None:
