@@ -296,6 +296,7 @@ def test_what_is_deep_but_within_the_bounds_is_followed(demo: Engine) -> None:
         (wire.Grammar("regex", "(a{1000}){1000}"), "counts in a regular expression"),
         (schema(chain(900)), "more than 500 levels deep"),
         (schema({"allOf": [{"pattern": f"a{n}"} for n in range(20)]}), "more than 12 parts"),
+        (schema({"type": "integer", "multipleOf": 99_999_989}), "multipleOf in it, taken together"),
         (wire.Grammar("lark", "".join(f"x{n}: x{n + 1}\n" for n in range(3000))), "more than 1000 rules"),
         (
             wire.Grammar("lark", "start: A\nA: " + " & ".join(f"/.*{n}.*/" for n in range(20))),

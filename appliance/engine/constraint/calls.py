@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.engine.answer.formats import Argument, CallFormat
-from appliance.engine.constraint import bounds, grammars
+from appliance.engine.constraint import bounds, grammars, multiples, references
 from appliance.engine.constraint.compiler import Unsupported
 
 _PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description", "$defs"}
@@ -43,6 +43,7 @@ def functions(tools: list[dict[str, Any]], names: list[str] | None) -> list[Func
             raise Unsupported(f"the parameters of {told.get('name')} are no JSON Schema")
         bounds.parse(json.dumps(parameters))
         found.append(Function(str(told["name"]), parameters, told.get("strict") is True))
+    multiples.check([function.parameters for function in found], references.target)
     return found
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from appliance.engine.constraint import bounds, references, wording
+from appliance.engine.constraint import bounds, multiples, references, wording
 from appliance.engine.constraint.compiler import Unsupported
 from appliance.wire import Grammar
 
@@ -33,6 +33,7 @@ def schema(found: Any, *, lenient: bool = False) -> Any:
     if "x-guidance" in found:
         raise Unsupported("x-guidance in a schema is not for clients to set")
     references.check(found)
+    multiples.check([found], references.target)
     return {**wording.rewritten(found), "x-guidance": {**OPTIONS, "lenient": lenient}}
 
 
