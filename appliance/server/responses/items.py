@@ -46,6 +46,8 @@ def read(given: str | list[Raw] | None, where: str = "input") -> list[schema.Ite
     if given is None:
         return []
     if isinstance(given, str):
+        if not given:
+            raise invalid(where, "is empty")
         return [schema.Item(role="user", content=given)]
     if len(given) > MOST:
         raise invalid(where, f"at most {MOST} items, found {len(given)}")

@@ -231,6 +231,7 @@ async def test_what_asks_for_nothing_is_accepted(site: Site) -> None:
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": []}, "invalid_request", "input"),
     ({"input": None}, "invalid_request", "input"),
+    ({"input": ""}, "invalid_request", "input"),
     ({"max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
     ({"top_logprobs": 21}, "invalid_request", "top_logprobs"),
     ({"background": True}, "not_supported", "background"),
