@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 from appliance import status as documents
@@ -12,6 +13,7 @@ from appliance import templates
 from appliance.access.desk import Access
 from appliance.breakers import Breakers
 from appliance.dashboard.desk import Dashboard
+from appliance.effective import Effective
 from appliance.errors import ApiError
 from appliance.feed import Feed
 from appliance.hub.inventory import inventory
@@ -22,6 +24,7 @@ from appliance.remembered import Remembered
 from appliance.sessions import Sessions
 from appliance.skills.registry import Skills
 from appliance.supervisor.router import Router
+from appliance.trying import Trying
 from appliance.warming import warm
 from reconciler.fields import plain
 from reconciler.loop import Loop
@@ -60,6 +63,8 @@ class ApplianceControl:
         self._feed, self._memory, self._source = feed, memory, source
         self._sessions, self.identity, self._pulls = sessions, identities.of, pulls
         self._loop: Loop
+        self._trying: Trying
+        self._effective: Effective
         self._started = time.time()
         self._changed = asyncio.Event()
         self._status: tuple[float, dict[str, Any]] | None = None
@@ -69,11 +74,13 @@ class ApplianceControl:
     def attach(self, loop: Loop) -> None:
         """Called once, before anything is served: loop and server know each other."""
         self._loop = loop
+        self._trying = Trying(loop, Path(self._source), self._memory, self._until)
+        self._effective = Effective(loop, Path(self._source))
 
     # --- reading -----------------------------------------------------------------------------------
 
     def spec(self) -> Spec:
-        return self._loop.spec
+        return self._loop.in_force
 
     def status(self) -> dict[str, Any]:
         """Made anew after each pass of the loop, and for the traffic in it 20 times a second at most."""
@@ -92,7 +99,8 @@ class ApplianceControl:
             self._memory.recent(),
             self._breakers,
         )
-        return {**found, "skills": self.skills.status()}
+        layers = {"overrides": self._trying.overrides(), "try": self._trying.short()}
+        return {**found, "skills": self.skills.status(), **layers}
 
     def page(self) -> tuple[bytes, str]:
         return self.dashboard.live.page()
@@ -105,7 +113,7 @@ class ApplianceControl:
 
     def priority_of(self, model: str) -> int:
         """For records of requests; of a model that the spec no longer names, the default."""
-        form = self._loop.spec.models.get(model)
+        form = self._loop.in_force.models.get(model)
         return USUAL_PRIORITY if form is None else form.priority
 
     def traffic(self) -> documents.Traffic:
@@ -125,15 +133,16 @@ class ApplianceControl:
     def plan(self) -> list[dict[str, Any]]:
         return documents.plan_lines(self._loop)
 
-    def config(self) -> dict[str, Any]:
+    async def config(self, *, origins: bool) -> dict[str, Any]:
         """The effective spec, defaults filled in; what came from the environment as the file words it."""
-        spec = self._loop.spec
+        spec = self._loop.in_force
         accepted = self._loop.gate.accepted
-        return {
+        found = {
             "generation": self._loop.gate.generation,
             "digest": accepted.digest if accepted is not None else None,
             "spec": plain(spec, spec.unexpanded),
         }
+        return {**found, **await self._effective.told()} if origins else found
 
     def alive(self) -> tuple[bool, str]:
         silent = self._loop.now() - self._loop.last_beat
@@ -157,11 +166,11 @@ class ApplianceControl:
                 "aliases": list(model.aliases),
                 "source": model.source,
                 "role": model.role,
-                "active": name == self._loop.spec.active,
+                "active": name == self._loop.in_force.active,
                 "state": known[name]["state"] if name in known else "absent",
                 "context": known[name]["context"] if name in known else None,
             }
-            for name, model in self._loop.spec.models.items()
+            for name, model in self._loop.in_force.models.items()
         ]
 
     async def admin_models(self) -> list[dict[str, Any]]:
@@ -176,10 +185,10 @@ class ApplianceControl:
                 "state": known.get(name, {}).get("state", "absent"),
                 "vram_gb": _gb((known.get(name, {}).get("memory") or {}).get("measured_bytes")),
             }
-            for name, model in self._loop.spec.models.items()
+            for name, model in self._loop.in_force.models.items()
         ]
-        named = {(m.source, m.revision) for m in self._loop.spec.models.values()}
-        named_any = {m.source for m in self._loop.spec.models.values() if m.revision is None}
+        named = {(m.source, m.revision) for m in self._loop.in_force.models.values()}
+        named_any = {m.source for m in self._loop.in_force.models.values() if m.revision is None}
         others = [
             {
                 "id": found.repo,
@@ -219,10 +228,10 @@ class ApplianceControl:
 
     def pull(self, name: str) -> AsyncIterator[dict[str, Any]]:
         key = self._key(name)
-        return self._pulls.pull(key, self._loop.spec.models[key])
+        return self._pulls.pull(key, self._loop.in_force.models[key])
 
     async def unload(self, name: str | None) -> dict[str, Any]:
-        spec = self._loop.spec
+        spec = self._loop.in_force
         if name is None:
             seen = self._loop.seen
             name = (documents.serving(seen) if seen is not None else None) or spec.active
@@ -235,12 +244,45 @@ class ApplianceControl:
         elif self._loop.desired.override(key) != "unload":
             self._loop.override(key, "unload")
         await self._until_gone(key, spec.swap.drain_timeout + 30.0)
-        active = key == self._loop.spec.active
+        active = key == self._loop.in_force.active
         return {"success": True, "model": key, "freed_vram_gb": _gb(freed), "active": active}
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
         self._overrides_allowed()
-        return {"success": True, "cleared": self._loop.clear_overrides(name)}
+        tried = name is None and self._loop.end_try("cleared")
+        return {"success": True, "cleared": self._loop.clear_overrides(name) + int(tried)}
+
+    # What is tried, and suspended: see `appliance.trying`.
+
+    def tried(self) -> dict[str, Any]:
+        return self._trying.state()
+
+    async def try_out(self, text: str, name: str, seconds: float, by: str) -> dict[str, Any]:
+        self._overrides_allowed()
+        return await self._trying.begin(text, name, seconds, by)
+
+    async def confirm(self, by: str) -> dict[str, Any]:
+        self._overrides_allowed()
+        return await self._trying.confirm(by)
+
+    def end_try(self, by: str) -> dict[str, Any]:
+        self._overrides_allowed()
+        return self._trying.end(by)
+
+    def rollback_of(self, generation: int | None) -> dict[str, Any]:
+        return self._trying.rollback_of(generation)
+
+    async def roll_back(self, generation: int | None, seconds: float, by: str) -> dict[str, Any]:
+        self._overrides_allowed()
+        return await self._trying.roll_back(generation, seconds, by)
+
+    async def suspend(self, by: str) -> dict[str, Any]:
+        self._overrides_allowed()
+        return await self._trying.suspend(by)
+
+    async def resume(self) -> dict[str, Any]:
+        self._overrides_allowed()
+        return await self._trying.resume()
 
     async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
         self._overrides_allowed()
@@ -259,7 +301,7 @@ class ApplianceControl:
         return {"success": True, "cleared": cleared}
 
     async def warmup(self, name: str | None) -> dict[str, Any]:
-        spec = self._loop.spec
+        spec = self._loop.in_force
         if name is None:
             seen = self._loop.seen
             name = (documents.serving(seen) if seen is not None else None) or spec.active
@@ -288,7 +330,7 @@ class ApplianceControl:
     # --- inside ------------------------------------------------------------------------------------
 
     def _overrides_allowed(self) -> None:
-        if self._loop.spec.server.overrides == "deny":
+        if self._loop.in_force.server.overrides == "deny":
             raise ApiError(
                 "managed_by_file", "server.overrides is deny: this machine changes by its file only"
             )
@@ -309,7 +351,7 @@ class ApplianceControl:
 
     def _key(self, name: str) -> str:
         """The key of a model that the spec names; only those can be reached."""
-        spec = self._loop.spec
+        spec = self._loop.in_force
         for key, model in spec.models.items():
             if name in (key, model.source, *model.aliases):
                 return key
@@ -321,12 +363,12 @@ class ApplianceControl:
         )
 
     def _wanted_by_spec(self, key: str) -> bool:
-        spec = self._loop.spec
+        spec = self._loop.in_force
         return key == spec.active or spec.models[key].residency == "loaded"
 
     def _stays_out(self, key: str) -> bool:
         """Whether the spec alone leaves it on disk, also when it was loaded a moment ago."""
-        return not self._wanted_by_spec(key) and self._loop.spec.models[key].residency == "disk"
+        return not self._wanted_by_spec(key) and self._loop.in_force.models[key].residency == "disk"
 
     def _engines(self, key: str) -> list[int]:
         seen = self._loop.seen
@@ -337,7 +379,7 @@ class ApplianceControl:
 
     def _is_loaded(self, key: str) -> bool:
         seen = self._loop.seen
-        form = self._loop.spec.models[key]
+        form = self._loop.in_force.models[key]
         return seen is not None and any(
             e.model == key and e.digest == form.digest and e.state is EngineState.READY for e in seen.engines
         )
@@ -346,7 +388,7 @@ class ApplianceControl:
         began = self._loop.now()
 
         def done() -> bool:
-            spec = self._loop.spec
+            spec = self._loop.in_force
             if key not in spec.models:
                 raise ApiError("model_not_found", f"{key} was removed from the spec while it was loading")
             if self._is_loaded(key):
@@ -365,14 +407,14 @@ class ApplianceControl:
                     raise ApiError(choice.blocked.code, choice.blocked.message, param="model")
             return False
 
-        await self._until(done, self._loop.spec.swap.load_timeout, key)
+        await self._until(done, self._loop.in_force.swap.load_timeout, key)
 
     async def _until_gone(self, key: str, timeout: float) -> None:
         def done() -> bool:
             if not self._engines(key):
                 return True
             asked = self._loop.desired.override(key)
-            named = key in self._loop.spec.models
+            named = key in self._loop.in_force.models
             if asked == "load" or (asked is None and named and not self._stays_out(key)):
                 raise _overtaken(key, "unloaded")
             return False

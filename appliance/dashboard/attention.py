@@ -38,6 +38,10 @@ _TOLD: dict[str, tuple[str, Level, str]] = {
     "Suspended": ("True", "notice", "Suspended: edits are read, and nothing is changed"),
     "Overridden": ("True", "notice", "An admin call holds against the file"),
 }
+# What is as it should be where it is so; all other words are neither good nor bad.
+_GOOD = {"Synced": "True", "Reconciling": "False"} | {
+    kind: "False" if status == "True" else "True" for kind, (status, _, _) in _TOLD.items()
+}
 _LOUDNESS: dict[Level, int] = {"critical": 0, "warning": 1, "notice": 2}
 
 
@@ -46,9 +50,9 @@ def attention(status: Mapping[str, Any]) -> list[Attention]:
     found = []
     conditions = {one["type"]: one for one in status["conditions"]}
     for kind, one in conditions.items():
-        told = _TOLD.get(kind)
-        if told is not None and one["status"] == told[0]:
-            found.append(Attention(told[1], told[2], one["message"] or one["reason"], one["last_transition"]))
+        if told(one):
+            _, level, what = _TOLD[kind]
+            found.append(Attention(level, what, one["message"] or one["reason"], one["last_transition"]))
     if out_of_sync(conditions):
         one = conditions["Synced"]
         found.append(
@@ -65,6 +69,16 @@ def attention(status: Mapping[str, Any]) -> list[Attention]:
         if breaker["state"] == "open":
             found.append(Attention("warning", f"{name} is left alone for now", breaker["why"], None))
     return sorted(found, key=lambda one: _LOUDNESS[one.level])
+
+
+def told(condition: Mapping[str, Any]) -> bool:
+    """Whether a person should look at it."""
+    known = _TOLD.get(condition["type"])
+    return known is not None and condition["status"] == known[0]
+
+
+def good(condition: Mapping[str, Any]) -> bool:
+    return bool(condition["status"] == _GOOD.get(condition["type"]))
 
 
 def out_of_sync(conditions: Mapping[str, Mapping[str, Any]]) -> bool:

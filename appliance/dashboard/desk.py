@@ -6,27 +6,34 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from appliance.dashboard.diff import pending_diff
-from appliance.dashboard.render import Page
+from appliance.dashboard.diff import pending
+from appliance.dashboard.live import Live
+from appliance.dashboard.pace import Paces
 from appliance.dashboard.trend import Sample, Trend
 from appliance.dashboard.view import View, view
-from reconciler.gate import Gate
+from reconciler.gate import Accepted, Gate
 
 
 class Dashboard:
-    """status: the whole document. gate: what was accepted and refused."""
+    """status: the whole document. gate: what was accepted and refused. good: last-known-good."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], gate: Callable[[], Gate]) -> None:
-        self._status, self._gate = status, gate
-        self._trend = Trend()
-        self.page = Page(self._view)
+    def __init__(
+        self,
+        status: Callable[[], dict[str, Any]],
+        gate: Callable[[], Gate],
+        good: Callable[[], Accepted | None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._status, self._gate, self._good, self._wall = status, gate, good, wall
+        self._trend, self._paces = Trend(), Paces()
+        self.live = Live(self._view)
 
     def sampled(self, traffic: Mapping[str, Any], memory: Mapping[str, Any]) -> None:
         """Once a second, watched or not: both as in the status document."""
         first = traffic["ttft_p95_ms"]
         self._trend.add(
             Sample(
-                at=time.time(),
+                at=self._wall(),
                 tokens_per_s=traffic["tokens_per_s"],
                 first_s=None if first is None else first / 1000,
                 used=memory["used_bytes"],
@@ -35,6 +42,9 @@ class Dashboard:
                 in_flight=traffic["in_flight"],
             )
         )
+        self.live.tick()
 
     def _view(self) -> View:
-        return view(self._status(), self._trend.samples, pending_diff(self._gate()), time.time())
+        status, now = self._status(), self._wall()
+        paces = self._paces.look(status["models"], now)
+        return view(status, self._trend.samples, now, pending(self._gate(), self._good()), paces)

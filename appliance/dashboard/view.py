@@ -6,113 +6,141 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.dashboard.attention import Attention, attention
-from appliance.dashboard.charts import POINTS, Chart, Line, path, thinned
-from appliance.dashboard.trend import SECONDS, Sample
+from appliance.dashboard.attention import Attention, attention, good, told
+from appliance.dashboard.charts import Chart, chart
+from appliance.dashboard.diff import NOTHING, Pending
+from appliance.dashboard.memory import Bar, bar
+from appliance.dashboard.pace import Pace
+from appliance.dashboard.trend import Sample
 from appliance.dashboard.wording import size, span
 
 HISTORY, EVENTS = 8, 30
-BAR = 1000  # units of the memory bar's width
+# Of an event, beside its words: what the eye should find in a long list.
+_LOUD = ("Failed", "Rejected", "Runaway", "Quarantined", "RolledBack")
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A piece of the memory bar. name: its class in the style sheet. x, width: of BAR."""
+class Step:
+    """One line of the plan. progress: (done, total) in bytes. told: progress in words."""
 
-    name: str
-    x: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Bar:
-    """marks: (name, x). text: the same in words."""
-
-    segments: tuple[Segment, ...]
-    marks: tuple[tuple[str, int], ...]
-    text: str
+    action: str
+    model: str
+    state: str
+    field: str
+    reason: str
+    mark: str
+    progress: tuple[int, int] | None
+    told: str
 
 
 @dataclass(frozen=True)
 class View:
+    """conditions: (condition, how it looks: good | bad | quiet). events: (event, whether it is a bad one).
+    diff: (added | removed | same | place, line)."""
+
     status: Mapping[str, Any]
     now: float
     attention: tuple[Attention, ...]
+    conditions: tuple[tuple[Mapping[str, Any], str], ...]
+    plan: tuple[Step, ...]
+    progress: Mapping[str, str]
     bar: Bar | None
     charts: tuple[Chart, ...]
     history: tuple[Mapping[str, Any], ...]
-    events: tuple[Mapping[str, Any], ...]
-    diff: tuple[tuple[str, str], ...]  # (added | removed | same | place, line)
+    events: tuple[tuple[Mapping[str, Any], bool], ...]
+    pending: Pending
+    diff: tuple[tuple[str, str], ...]
 
 
-def view(status: Mapping[str, Any], samples: Sequence[Sample], diff: Sequence[str], now: float) -> View:
-    """samples: the oldest first. diff: a unified one, where an edit was refused. now: wall clock."""
+def view(
+    status: Mapping[str, Any],
+    samples: Sequence[Sample],
+    now: float,
+    pending: Pending = NOTHING,
+    paces: Mapping[str, Pace] | None = None,
+) -> View:
+    """samples: the oldest first. now: wall clock."""
     newest = sorted(status["events"], key=lambda event: -int(event["id"]))
     past = sorted(status["history"], key=lambda one: -int(one["generation"]))
+    moving = {
+        name: _progress(model["progress"], (paces or {}).get(name))
+        for name, model in status["models"].items()
+        if model["progress"]
+    }
+    shown = pending if _worth_a_diff(status, pending) else NOTHING
     return View(
         status=status,
         now=now,
         attention=tuple(attention(status)),
+        conditions=tuple((one, _look(one, status["conditions"])) for one in status["conditions"]),
+        plan=tuple(_step(line, status, moving) for line in status["plan"]),
+        progress=moving,
         bar=bar(status["memory"]),
         charts=tuple(charts(status, samples)),
         history=tuple(past[:HISTORY]),
-        events=tuple(newest[:EVENTS]),
-        diff=tuple((_kind(line), line) for line in diff),
+        events=tuple((event, event["type"].endswith(_LOUD)) for event in newest[:EVENTS]),
+        pending=shown,
+        diff=tuple((_kind(line), line) for line in shown.lines),
     )
 
 
-def bar(memory: Mapping[str, Any]) -> Bar | None:
-    """Ours against the budget. None: not measured yet."""
-    budget, used = memory["budget_bytes"], memory["used_bytes"]
-    if not budget or used is None:
-        return None
-    whole = max(budget, used)
+def _worth_a_diff(status: Mapping[str, Any], pending: Pending) -> bool:
+    """A refused edit is; one that is being carried out is no news, unless it does not get on."""
+    if pending.what == "refused":
+        return True
+    held = {one["type"]: one["status"] for one in status["conditions"]}
+    return held.get("Synced") == "False" and held.get("Reconciling") != "True"
 
-    def at(nbytes: float) -> int:
-        return int(round(BAR * min(nbytes, whole) / whole))  # noqa: RUF046 - budget comes from JSON
 
-    marks = tuple((name, at(memory[f"{name}_bytes"])) for name in ("warning", "critical"))
-    text = (
-        f"LMX uses {size(used)} of {size(budget)}; warning at {size(memory['warning_bytes'])}, critical at "
-        f"{size(memory['critical_bytes'])}. Other programs use {size(memory['other_bytes'] or 0)}."
+def _look(condition: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
+    held = {one["type"]: one["status"] for one in beside}
+    late = condition["type"] == "Synced" and held["Synced"] == "False" and held.get("Reconciling") != "True"
+    if told(condition) or late:
+        return "bad"
+    return "good" if good(condition) else "quiet"
+
+
+def _step(line: Mapping[str, Any], status: Mapping[str, Any], moving: Mapping[str, str]) -> Step:
+    model = status["models"].get(line["model"])
+    going = line["state"] == "running" and model is not None and model["progress"]
+    return Step(
+        action=line["action"],
+        model=line["model"] or "",
+        state=line["state"],
+        field=line["field"] or "",
+        reason=line["reason"] or "",
+        mark=line.get("mark") or "",
+        progress=(going["done"], going["total"]) if going else None,
+        told=moving[line["model"]] if going else "",
     )
-    return Bar((Segment(memory["level"] or "normal", 0, at(used)),), marks, text)
+
+
+def _progress(progress: Mapping[str, Any], pace: Pace | None) -> str:
+    """ "1.0 GiB of 4.0 GiB, 25 %, 80 MiB/s, 38 s left"."""
+    done, total = progress["done"], progress["total"]
+    words = [f"{size(done)} of {size(total)}", f"{100 * done // total} %"]
+    if pace is not None and done < total:
+        words.append(f"{size(pace.rate)}/s" if pace.left is not None else "stands still")
+        if pace.left is not None:
+            words.append(f"{span(pace.left + 1.0)} left")
+    return ", ".join(words)
 
 
 def charts(status: Mapping[str, Any], samples: Sequence[Sample]) -> list[Chart]:
-    rate = [sample.tokens_per_s for sample in samples]
-    first = [sample.first_s for sample in samples]
-    used = [None if sample.used is None else float(sample.used) for sample in samples]
-    queued = [float(sample.queued) for sample in samples]
-    running = [float(sample.in_flight) for sample in samples]
-    budget = status["memory"]["budget_bytes"] or 0
+    memory = status["memory"]
+    whole = float(memory["total_bytes"] or memory["budget_bytes"] or 1)
     return [
-        _chart("Tokens per second", {"rate": rate}, "{:.0f}", least=10.0),
-        _chart("Time to first token, p95", {"first": first}, "{:.2f} s", least=0.5),
-        _chart("Memory", {"used": used}, size, least=float(budget) or 1.0),
-        _chart("Requests, running and waiting", {"running": running, "queued": queued}, "{:.0f}", least=4.0),
+        chart("Tokens per second", samples, {"rate": ("tokens_per_s", "")}, "{:.0f}", 10.0),
+        chart("Time to first token, p95", samples, {"first": ("first_s", "")}, "{:.2f} s", 0.5),
+        chart("Memory", samples, {"used": ("used", "LMX"), "other": ("other", "others")}, size, whole),
+        chart(
+            "Requests",
+            samples,
+            {"running": ("in_flight", "running"), "queued": ("queued", "waiting")},
+            "{:.0f}",
+            5.0,
+        ),
     ]
-
-
-def _chart(title: str, series: Mapping[str, Sequence[float | None]], form: Any, least: float) -> Chart:
-    """form: a format, or what puts a value into words. least: the scale never ends lower."""
-    words = form if callable(form) else form.format
-    known = [value for values in series.values() for value in values if value is not None]
-    top = max([least, *known])
-    lines, now = [], []
-    for name, values in series.items():
-        lines.append(Line(name, path(_thin(values), top)))
-        last = next((value for value in reversed(values) if value is not None), None)
-        now.append("–" if last is None else words(last))
-    shown = ", ".join(now)
-    peak = words(max(known)) if known else "nothing"
-    minutes = span(len(next(iter(series.values()))))
-    return Chart(title, shown, words(top), f"{title}: now {shown}, at most {peak} in {minutes}", tuple(lines))
-
-
-def _thin(values: Sequence[float | None]) -> list[float | None]:
-    """As many points as their part of the whole time."""
-    return thinned(values, max(1, len(values) * POINTS // SECONDS)) if values else []
 
 
 def _kind(line: str) -> str:

@@ -1,4 +1,4 @@
-"""Times and sizes in words, for a page. Pure."""
+"""Times and sizes in words, for a page. Pure. `ago` is written again in dashboard.js, which counts on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ def span(seconds: float) -> str:
     seconds = max(0.0, seconds)
     for size, unit in _STEPS:
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds)} s"
 
 
 def ago(at: float, now: float) -> str:
-    return "now" if now - at < 1.0 else f"{span(now - at)} ago"
+    """Below a minute in steps of five seconds: a page of counting seconds is no calm page."""
+    seconds = now - at
+    if seconds < 5.0:
+        return "now"
+    return f"{span(seconds if seconds >= 60.0 else seconds // 5 * 5)} ago"
 
 
 def moment(at: float) -> str:
@@ -32,3 +36,8 @@ def size(nbytes: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
+
+
+def count(number: int) -> str:
+    """131072 as 131,072."""
+    return f"{number:,}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+
 import msgspec
 from sanic.request import Request
 
@@ -64,14 +67,31 @@ def _conversation(request: Request, body: schema.Generate) -> str | None:
 
 
 def shown(request: Request) -> str | None:
-    """The API key, as OpenAI's clients show it, as Anthropic's do, or, with a WebSocket, as a page can."""
+    """The API key, as OpenAI's clients show it, as Anthropic's do, as a browser does that reads, or, with a
+    WebSocket, as a page can."""
     scheme, _, token = request.headers.getone("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
+    if scheme.lower() == "basic" and reads(request):
+        return _password(token.strip())
     own: str | None = request.headers.getone("x-api-key", None)
     if own is None and request.path == WS:
         return offered_key(request)
     return own
+
+
+def reads(request: Request) -> bool:
+    """Whether a browser may show a key by itself here: it does so for any page that makes it ask, so what it
+    asks for may change nothing and cost nothing."""
+    return request.method in ("GET", "HEAD") and request.path != WS
+
+
+def _password(token: str) -> str | None:
+    """Of `user:password` (RFC 7617), whatever the user is called."""
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2] or None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
 
 
 def offered_key(request: Request) -> str | None:

@@ -33,6 +33,9 @@ class Control(Protocol):
     def page(self) -> tuple[bytes, str]:
         """The dashboard as HTML, and its entity tag."""
 
+    def page_changes(self) -> AsyncIterator[bytes]:
+        """What differs in it, each second, as Server-Sent Events: see `appliance.dashboard.live`."""
+
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """What /metrics shows, and its content type, in the form that an Accept header asks for."""
 

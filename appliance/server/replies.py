@@ -33,6 +33,9 @@ def _plain(value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 encode = _encoder.encode
 
+BEARER = 'Bearer realm="lmx"'
+BASIC = 'Basic realm="LMX: any user, the API key as password", charset="UTF-8"'
+
 # What Sanic itself refuses, by HTTP status.
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
@@ -88,13 +91,22 @@ def headers_too_large(why: str) -> ApiError:
     return error
 
 
+def _asked_by_a_person(request: Request) -> bool:
+    """Who looks at a page in a browser is asked for the key there; a program's browser never pops that up."""
+    if request.method not in ("GET", "HEAD"):
+        return False
+    if request.path == "/admin/events":
+        return request.args.get("view") is not None
+    return "text/html" in request.headers.getone("accept", "")
+
+
 def error_reply(request: Request, error: Exception) -> HTTPResponse:
     answer = as_api_error(request, error)
     if not answer.recorded:
         request.app.ctx.note(request, answer.code)
     headers = dict(answer.headers)
     if answer.code == "unauthorized":
-        headers["www-authenticate"] = 'Bearer realm="lmx"'
+        headers["www-authenticate"] = BASIC if _asked_by_a_person(request) else BEARER
     if answer.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(answer.retry_after)))
     if answer.code == "method_not_allowed" and isinstance(error, SanicException):

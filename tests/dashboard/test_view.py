@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,9 +10,12 @@ import pytest
 
 from appliance.dashboard import charts, wording
 from appliance.dashboard.attention import attention
-from appliance.dashboard.render import page
+from appliance.dashboard.diff import NOTHING, Pending
+from appliance.dashboard.memory import bar
+from appliance.dashboard.pace import Pace, Paces
+from appliance.dashboard.render import PARTS, page, parts, same
 from appliance.dashboard.trend import SECONDS, Sample, Trend
-from appliance.dashboard.view import bar, view
+from appliance.dashboard.view import view
 
 NOW = 1_800_000_000.0
 GIB = 2**30
@@ -58,6 +60,7 @@ def document(**statuses: str) -> dict[str, Any]:
         "summary": "Ready",
         "generation": 3,
         "observed_generation": 3,
+        "digest": "d" * 64,
         "source": {"kind": "file", "path": "/etc/lmx.yaml", "revision": None, "verified": None},
         "last_applied": {"generation": 3, "digest": "d" * 64, "at": NOW - 3600},
         "conditions": [
@@ -65,7 +68,9 @@ def document(**statuses: str) -> dict[str, Any]:
         ],
         "active": {"desired": "daily", "actual": "daily"},
         "models": {"daily": model("ready"), "other": model("on_disk")},
+        "thermal": {"level": None, "hot": False, "why": ""},
         "memory": {
+            "total_bytes": 20 * GIB,
             "budget_bytes": 10 * GIB,
             "used_bytes": 4 * GIB,
             "other_bytes": 6 * GIB,
@@ -87,7 +92,7 @@ def document(**statuses: str) -> dict[str, Any]:
 
 
 def html(status: dict[str, Any], samples: tuple[Sample, ...] = (), diff: tuple[str, ...] = ()) -> str:
-    return page(view(status, samples, diff, NOW)).decode()
+    return page(view(status, samples, NOW, Pending("refused", diff) if diff else NOTHING)).decode()
 
 
 class Text(HTMLParser):
@@ -141,7 +146,7 @@ def test_the_parts_are_in_their_order() -> None:
         "Models",
         "Generations",
         "Events",
-        "The refused edit, against what is served",
+        "The edit that waits, against last-known-good",
     ]
 
 
@@ -217,21 +222,41 @@ def test_desired_and_actual_are_told_apart_where_they_differ() -> None:
     status["active"] = {"desired": "daily", "actual": None}
     status["observed_generation"] = 2
     text = html(status)
-    assert "answers now: none" in text
-    assert "carried out: 2" in text
+    seen = re.sub(r"<[^>]*>", " ", text)
+    assert re.search(r"Model +daily +none \(differs\)", re.sub(r"\s+", " ", seen).replace("  ", " "))
+    assert re.search(r"Generation 3 2 \(differs\)", re.sub(r"\s+", " ", seen))
 
 
-def test_the_memory_bar() -> None:
+def test_the_memory_bar_is_the_whole_machine() -> None:
     found = bar(document()["memory"])
     assert found is not None
-    assert [(one.name, one.x, one.width) for one in found.segments] == [("normal", 0, 400)]
-    assert found.marks == (("warning", 850), ("critical", 900))
-    memory = deepcopy(document()["memory"])
-    memory |= {"used_bytes": 20 * GIB, "level": "critical"}
+    assert [(one.name, one.x, one.width) for one in found.segments] == [
+        ("ours normal", 0, 200),  # 4 of 20 GiB
+        ("others", 700, 300),  # 6 of 20, at the other end
+    ]
+    assert [(one.name, one.x) for one in found.marks] == [
+        ("warning", 425),
+        ("critical", 450),
+        ("budget", 500),
+    ]
+    assert [(name, told) for _, name, told in found.legend] == [
+        ("LMX", "4.0 GiB"), ("other programs", "6.0 GiB"), ("free", "10.0 GiB"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("used", "other"), [(30, 0), (20, 20), (0, 40), (19, 6)])
+def test_more_than_there_is_stays_in_the_bar(used: int, other: int) -> None:
+    memory = document()["memory"] | {
+        "used_bytes": used * GIB,
+        "other_bytes": other * GIB,
+        "level": "critical",
+    }
     found = bar(memory)
     assert found is not None
-    assert [(one.name, one.width) for one in found.segments] == [("critical", 1000)]
-    assert found.marks == (("warning", 425), ("critical", 450))  # the scale grows with what is used
+    ours, others = found.segments
+    assert ours.name == "ours critical"
+    assert ours.width + others.width <= 1000
+    assert others.x == 1000 - others.width
 
 
 def test_memory_that_is_not_measured_yet() -> None:
@@ -256,15 +281,33 @@ def test_the_trend_keeps_a_quarter_of_an_hour() -> None:
 def test_a_peak_of_one_second_is_still_seen() -> None:
     values = [0.0] * SECONDS
     values[437] = 99.0
-    thin = charts.thinned(values)
-    assert len(thin) == charts.POINTS
+    thin = charts.columns([sample(n, tokens_per_s=value) for n, value in enumerate(values)], "tokens_per_s")
+    assert len(thin) == charts.WIDTH
     assert max(value or 0.0 for value in thin) == 99.0
 
 
 def test_a_gap_is_no_line() -> None:
     assert charts.path([1.0, None, 1.0], 2.0).count("M") == 2
+    assert charts.path([1.0, None, 1.0], 2.0, area=True).count("M") == 2
     assert charts.path([None, None], 2.0) == ""
     assert charts.path([], 2.0) == ""
+
+
+def test_an_even_stretch_is_one_step() -> None:
+    assert charts.path([1.0] * 150, 2.0) == "M0 100L149 100"
+    assert charts.path([0.0, 0.0, 2.0, 2.0, 2.0], 2.0) == "M0 198L1 198L2 2L4 2"
+
+
+def test_a_chart_moves_on_by_whole_columns() -> None:
+    """Within six seconds nothing but the newest column changes."""
+    begin = int(NOW) // charts.COLUMN_S * charts.COLUMN_S - int(NOW)
+    past = [sample(begin + n, tokens_per_s=float(n % 17)) for n in range(-SECONDS, 0)]
+    before = charts.columns([*past, sample(begin, tokens_per_s=3.0)], "tokens_per_s")
+    for more in range(1, charts.COLUMN_S):
+        now = charts.columns([*past, sample(begin + more, tokens_per_s=3.0)], "tokens_per_s")
+        assert now == before
+    moved = charts.columns([*past, sample(begin + charts.COLUMN_S, tokens_per_s=3.0)], "tokens_per_s")
+    assert moved[:-2] == before[1:-1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 899, 900])
@@ -274,12 +317,65 @@ def test_every_point_lies_in_its_box(count: int) -> None:
     for drawn in re.findall(r'class="line \w+" d="([^"]*)"', text):
         for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", drawn):
             assert 0 <= float(x) <= charts.WIDTH
-            assert 0 <= float(y) <= charts.HEIGHT
+            assert 0 <= float(y) <= charts.HEIGHT or y == str(charts.BELOW)
 
 
 def test_a_chart_is_told_in_words_too() -> None:
     text = html(document(), (sample(0), sample(1, tokens_per_s=80.0), sample(2, tokens_per_s=20.0)))
-    assert 'aria-label="Tokens per second: now 20, at most 80 in 3 s"' in text
+    assert 'aria-label="Tokens per second: now 20; at most 80 in the last 15 minutes"' in text
+    assert 'aria-label="Requests: now running 1, waiting 0; at most 1 in the last 15 minutes"' in text
+
+
+def test_what_goes_on_says_how_far_how_fast_and_how_long() -> None:
+    status = document()
+    status["models"]["other"] = model("downloading", progress={"done": GIB, "total": 4 * GIB})
+    status["plan"] = [
+        {"action": "download", "model": "other", "reason": "r", "field": "active", "state": "running"}
+    ]
+    paces = {"other": Pace(rate=80 * 2**20, left=38.4)}
+    shown = view(status, (), NOW, paces=paces)
+    assert shown.plan[0].told == "1.0 GiB of 4.0 GiB, 25 %, 80 MiB/s, 39 s left"
+    text = page(shown).decode()
+    assert f'<progress max="{4 * GIB}" value="{GIB}"' in text
+    assert text.count("80 MiB/s") == 2  # in the plan, and beside the model
+
+
+def test_a_pace_is_measured_over_the_last_seconds() -> None:
+    paces = Paces()
+
+    def look(at: float, done: int, total: int = 1000) -> Pace | None:
+        return paces.look({"a": {"progress": {"done": done, "total": total}}}, at).get("a")
+
+    assert look(0.0, 0) is None
+    assert look(2.0, 20) == Pace(10.0, 98.0)
+    for second in range(3, 40):
+        found = look(float(second), 20 * second)
+    assert found is not None
+    assert found.rate == 20.0  # its slow beginning is forgotten
+    assert look(41.0, 500) is None  # begun again
+    assert look(60.0, 500) == Pace(0.0, None)
+    assert look(61.0, 500, 2000) is None  # another file
+    assert paces.look({"a": {"progress": None}}, 62.0) == {}
+
+
+def test_an_edit_that_waits_is_shown_when_it_does_not_get_on() -> None:
+    lines = ("--- last-known-good", "+++ edit", "+b")
+    waiting = Pending("accepted, not carried out", lines)
+    on_its_way = document(Synced="False", Reconciling="True")
+    assert not view(on_its_way, (), NOW, waiting).diff
+    assert not view(document(), (), NOW, waiting).diff
+    assert view(document(Synced="False"), (), NOW, waiting).diff == (
+        ("place", "--- last-known-good"), ("place", "+++ edit"), ("added", "+b"),
+    )  # fmt: skip
+
+
+def test_time_that_passes_is_no_difference() -> None:
+    before, after = parts(view(document(), (), NOW)), parts(view(document(), (), NOW + 3700))
+    assert tuple(before) == PARTS
+    assert before["conditions"] != after["conditions"]
+    assert all(same(before[name], after[name]) for name in PARTS)
+    changed = parts(view(document(Degraded="True"), (), NOW))
+    assert {name for name in PARTS if not same(before[name], changed[name])} == {"attention", "conditions"}
 
 
 @pytest.mark.parametrize(

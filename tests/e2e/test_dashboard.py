@@ -35,10 +35,10 @@ def test_the_page_follows_what_happens(machine: Machine) -> None:
     machine.up()
     page = until_says(machine, '<p class="summary ready">Ready</p>')
     assert 'class="attention' not in page
-    assert '<th scope="row">demo <span class="small">active</span></th>' in page
+    assert '<th role="rowheader" scope="row">demo <span class="tag">active</span></th>' in page
 
     machine.write(machine.spec(active="mini"))
-    page = until_says(machine, '<th scope="row">mini <span class="small">active</span></th>')
+    page = until_says(machine, '<th role="rowheader" scope="row">mini <span class="tag">active</span></th>')
     page = until_says(machine, "generation 2 runs")
 
     machine.write(machine.file.read_text(encoding="utf-8").replace("concurrency", "concurency", 1))

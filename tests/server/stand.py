@@ -158,6 +158,9 @@ class Board:
     def page(self) -> tuple[bytes, str]:
         return b"<!doctype html><title>test</title>", '"tag"'
 
+    async def page_changes(self) -> AsyncIterator[bytes]:
+        yield b"event: page\ndata: {}\n\n"
+
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return f"asked {accept}".encode(), "text/plain; version=0.0.4; charset=utf-8"
 

@@ -22,6 +22,11 @@ ADMINISTRATION: tuple[Operation, ...] = (
         parameters=(
             Parameter("Last-Event-ID", "The last event seen.", _EVENT, "header"),
             Parameter("after", "The same, for those who cannot send the header.", _EVENT),
+            Parameter(
+                "view",
+                "`page`: what differs in the dashboard, each second, as markup; for that page alone.",
+                {"type": "string", "enum": ["page"]},
+            ),
         ),
         codes=("invalid_request",),
     ),
