@@ -2,7 +2,7 @@
 
 0  done                                       3  `lmx wait`: the time ran out
 1  an error: usage, file, appliance           4  `lmx wait`: it was rejected, waiting longer cannot help
-2  `lmx plan`: there are changes            130  interrupted
+2  `lmx plan`, `diff`: there are changes    130  interrupted
 """
 
 from __future__ import annotations
