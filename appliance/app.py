@@ -1,6 +1,6 @@
 """The composition root: everything is built and wired here, and taken down in the opposite order.
 
-    lock ─▶ history ─▶ orphans reaped ─▶ engines, router, server ─▶ loop ─▶ (serve) ─▶ drain ─▶ close
+    custody (lock, history) ─▶ orphans reaped ─▶ engines, router, server ─▶ loop ─▶ (serve) ─▶ drain ─▶ close
 
 One process, one event loop. The public socket opens as the loop's first action, before any model is
 looked at, so `/healthz` and `/status` answer from the start, and also when no file is valid.
@@ -22,16 +22,19 @@ from typing import Any
 
 import uvloop
 
-from appliance import descriptors, identity, state
+from appliance import descriptors, identity, profiles, state
 from appliance.access.desk import Access
 from appliance.breakers import Breaker, Breakers, told
 from appliance.control import ApplianceControl
+from appliance.custody import Custody
 from appliance.effects import RealEffects
 from appliance.feed import Feed
 from appliance.fetching import Fetching
+from appliance.handover import HandOver
+from appliance.held import Link
 from appliance.host import Host, platform
 from appliance.host.awake import kept_awake
-from appliance.lock import Locked, StateLock
+from appliance.lock import Locked
 from appliance.log_file import LogFile
 from appliance.logs import Logs, Style
 from appliance.measuring import Sampler
@@ -40,11 +43,11 @@ from appliance.pulling import Pulls
 from appliance.recording import Recorder, RecordingError
 from appliance.remembered import Remembered
 from appliance.request_log import RequestLog
+from appliance.rooms import Rooms
 from appliance.server.app import Listeners, build
 from appliance.service import Services
 from appliance.sessions import Sessions
 from appliance.skills.registry import Skills
-from appliance.supervisor.pidfiles import reap_orphans
 from appliance.supervisor.pool import Engines
 from appliance.supervisor.process import ENGINE
 from appliance.supervisor.router import Router
@@ -52,11 +55,11 @@ from appliance.tally import Tally
 from appliance.telemetry import sample
 from reconciler.events import Event, EventType
 from reconciler.gate import Parsed, SourceProblem, SpecProblem
-from reconciler.history import History
 from reconciler.loader import SpecError, load_text
 from reconciler.loop import Loop
 from reconciler.pressure import Pressure
 from reconciler.recall import recall
+from reconciler.remembered import Memory
 from reconciler.sources.file import Content, SourceError
 from reconciler.sources.local import LocalSource
 from reconciler.spec import Spec
@@ -76,12 +79,15 @@ def run(
     log: Style | None = None,
     record: Path | None = None,
     log_file: Path | None = None,
+    profile: str | None = None,
+    link: Link | None = None,
 ) -> int:
     """`lmx up`: serve what `file` says until SIGTERM or SIGINT. Returns the exit status.
 
     host: what measures memory and heat; this platform's if None. engine: the command that starts an engine
     process; tests give one with faults. log: the form of the lines on stderr. log_file: where they go
-    instead. record: where to write what the loop reads.
+    instead. record: where to write what the loop reads. profile: `file` is that one's. link: to the holder
+    that started this process.
 
     The first signal drains; a second one ends what still runs at once.
     """
@@ -94,7 +100,9 @@ def run(
     descriptors.raise_limit()
     try:
         with kept_awake(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(_SpecFile(file.absolute()), host or platform(), engine, record))
+            return runner.run(
+                _serve(_SpecFile(file.absolute(), profile), host or platform(), engine, record, link)
+            )
     finally:
         logs.close()
         if own is not None:
@@ -104,8 +112,8 @@ def run(
 class _SpecFile:
     """What the gate needs of the file, with this side's errors turned into the gate's."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, profile: str | None = None) -> None:
+        self.path, self.profile = path, profile
         self.source = LocalSource(path)
 
     def read(self) -> Content:
@@ -126,48 +134,55 @@ class _SpecFile:
         try:
             spec = self.parse(self.read().data).spec
         except (SourceProblem, SpecProblem):
-            return state.folder(self.path, None)
-        return state.folder(self.path, spec)
+            found = state.folder(self.path, None)
+        else:
+            found = state.folder(self.path, spec)
+        return found if self.profile is None else profiles.state(found, self.profile)
 
 
-async def _serve(file: _SpecFile, host: Host, engine: Sequence[str], record: Path | None) -> int:
+async def _serve(
+    file: _SpecFile, host: Host, engine: Sequence[str], record: Path | None, link: Link | None
+) -> int:
     folder = file.state_folder()
     try:
         with contextlib.ExitStack() as held:
-            held.callback(StateLock(folder).release)
-            history = History(folder / "history.db")
-            held.callback(history.close)
+            custody = Custody(folder) if link is None else Custody.under(link, folder)
+            held.callback(custody.close)
             recorder = Recorder(record) if record is not None else None
             if recorder is not None:
                 held.callback(recorder.close)
-            await _Appliance(file, folder, history, host, engine, recorder).serve()
+            failed = await _Appliance(file, custody, host, engine, recorder, link).serve()
     except (Locked, RecordingError) as error:
-        sys.stderr.write(f"lmx: {error}\n")
-        return 1
+        failed = str(error)
     except (sqlite3.Error, OSError) as error:
-        sys.stderr.write(f"lmx: the state folder {folder} cannot be used: {error}\n")
-        return 1
-    return 0
+        failed = f"the state folder {folder} cannot be used: {error}"
+    if failed is None:
+        return 0
+    sys.stderr.write(f"lmx: {failed}\n")
+    if link is not None:
+        link.say("failed", reason=failed)
+    return 1
 
 
 class _Appliance:
     def __init__(
         self,
         file: _SpecFile,
-        folder: Path,
-        history: History,
+        custody: Custody,
         host: Host,
         engine: Sequence[str],
         recorder: Recorder | None,
+        link: Link | None,
     ) -> None:
         clock = asyncio.get_running_loop()
-        self._file, self._history = file, history
-        self._orphans = reap_orphans(folder)
+        history, folder = custody.history, custody.folder
+        self._file, self._history, self._rooms = file, history, Rooms(folder, link)
+        self._orphans = self._rooms.clear()
         self._stop, self._now = asyncio.Event(), asyncio.Event()
         self._memory = Remembered(history)
         self._feed = Feed(self._memory.past)
         self._engines = Engines(
-            folder,
+            self._rooms.own,
             first=history.next_engine_number(),
             on_change=self._poke,
             command=engine,
@@ -182,7 +197,11 @@ class _Appliance:
         self._router.books.on_refused += [self._requests.refused, self._tally.refused]
         self._access = Access(file.path.parent, told=self._on_keys)
         self._skills = Skills(
-            file.path.parent, folder, self._breakers, self._on_skill, on_call=self._tally.skill_called
+            file.path.parent,
+            self._rooms.own,
+            self._breakers,
+            self._on_skill,
+            on_call=self._tally.skill_called,
         )
         self._control = ApplianceControl(
             self._router,
@@ -215,6 +234,10 @@ class _Appliance:
             self._poke,
             self._access,
         )
+
+        def recalled() -> Memory:
+            return recall(history, file.parse, time.time() - clock.time())
+
         self._loop = Loop(
             self._effects,
             self._memory,
@@ -222,14 +245,25 @@ class _Appliance:
             file.parse,
             wall=time.time,
             fallback=BARE,
-            memory=recall(history, file.parse, time.time() - clock.time()),
+            memory=recalled(),
             on_event=self._on_event,
             on_pass=self._on_pass,
             on_known=self._memory.known,
             on_timed=self._tally.timed,
             on_reading=recorder or (lambda *_: None),
         )
-        self._control.attach(self._loop)
+        self._hand_over = HandOver(
+            link,
+            file.profile,
+            custody,
+            self._loop,
+            self._listeners,
+            self._memory,
+            self._sampler,
+            recalled,
+            self._stop,
+        )
+        self._control.attach(self._loop, self._hand_over.status)
 
     def _poke(self) -> None:
         self._loop.poke()
@@ -259,11 +293,12 @@ class _Appliance:
         self._requests.step = self._loop.strain.pressure.step
         if self._loop.seen is not None:
             self._tally.engines(self._loop.seen.engines)
-        if not self._loop.spec.suspend:
-            self._skills.apply(self._loop.spec.skills)
+        self._skills.apply(self._loop.in_force.skills)
         self._control.noticed()
+        self._hand_over.on_pass()
 
-    async def serve(self) -> None:
+    async def serve(self) -> str | None:
+        """Why it had to end, if nobody told it to."""
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._signalled)
@@ -284,6 +319,7 @@ class _Appliance:
                 tasks.create_task(self._sampler.run()),
                 tasks.create_task(sample(self._control, self._feed, self._each_second)),
                 tasks.create_task(self._prune()),
+                tasks.create_task(self._hand_over.run()),
             ]
             await self._stop.wait()
             stop_loop.set()
@@ -291,6 +327,8 @@ class _Appliance:
             for task in (*beside, watch):
                 task.cancel()
         await self._wind_down()
+        self._rooms.leave()
+        return self._hand_over.failed
 
     async def _wind_down(self) -> None:
         """New requests are refused, running ones finish, then the engines go."""
@@ -320,7 +358,9 @@ class _Appliance:
         self._poke()
 
     def _each_second(self) -> None:
-        self._access.look(self._loop.spec.server.api_keys, self._loop.spec.models)
+        self._hand_over.each_second()
+        spec = self._loop.in_force
+        self._access.look(spec.server.api_keys, spec.models)
         for kind, count in self._memory.sum_up().items():
             data = {"type": kind.value, "count": count}
             self._loop.emit(kind, f"{count} more {kind.value} events within a second: not kept", data)

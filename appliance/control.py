@@ -63,6 +63,7 @@ class ApplianceControl:
         self._feed, self._memory, self._source = feed, memory, source
         self._sessions, self.identity, self._pulls = sessions, identities.of, pulls
         self._loop: Loop
+        self._service: Callable[[], dict[str, Any]]
         self._trying: Trying
         self._effective: Effective
         self._started = time.time()
@@ -71,9 +72,10 @@ class ApplianceControl:
         self.tokens_per_s = 0.0
         self.dashboard = Dashboard(self.status, lambda: self._loop.gate, lambda: self._loop.good)
 
-    def attach(self, loop: Loop) -> None:
-        """Called once, before anything is served: loop and server know each other."""
-        self._loop = loop
+    def attach(self, loop: Loop, service: Callable[[], dict[str, Any]]) -> None:
+        """Called once, before anything is served: loop and server know each other. service: which version
+        serves, and since when."""
+        self._loop, self._service = loop, service
         self._trying = Trying(loop, Path(self._source), self._memory, self._until)
         self._effective = Effective(loop, Path(self._source))
 
@@ -100,7 +102,7 @@ class ApplianceControl:
             self._breakers,
         )
         layers = {"overrides": self._trying.overrides(), "try": self._trying.short()}
-        return {**found, "skills": self.skills.status(), **layers}
+        return {**found, "service": self._service(), "skills": self.skills.status(), **layers}
 
     def page(self) -> tuple[bytes, str]:
         return self.dashboard.live.page()
@@ -330,6 +332,8 @@ class ApplianceControl:
     # --- inside ------------------------------------------------------------------------------------
 
     def _overrides_allowed(self) -> None:
+        if self._loop.gate.frozen:
+            raise ApiError("overloaded", "another LMX is taking over; ask again", retry_after=1.0)
         if self._loop.in_force.server.overrides == "deny":
             raise ApiError(
                 "managed_by_file", "server.overrides is deny: this machine changes by its file only"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from appliance.held import Link
 from appliance.lock import Locked, StateLock
 from reconciler.history import History
 
@@ -34,6 +35,13 @@ class Custody:
         except BaseException:
             self.release()
             raise
+
+    @classmethod
+    def under(cls, link: Link, folder: Path) -> Custody:
+        """Of an appliance that a holder has started: the one before may still be there, or about to be gone."""
+        if link.standby:
+            return cls(folder, link.predecessor)
+        return cls(folder, patience_s=LET_GO_S)
 
     @property
     def owner(self) -> bool:

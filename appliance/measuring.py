@@ -45,6 +45,7 @@ class Sampler:
         self._looked: MemoryObs | None = None  # what the loop saw last
         self._working_set = 0  # the largest that an engine has reported
         self._failed = ""
+        self.beside = 0  # bytes of another LMX on this machine, while one takes over from the other
         self.samples = 0
 
     async def run(self) -> None:
@@ -64,6 +65,10 @@ class Sampler:
             self._try()
         self._looked = self._sample
         return self._sample
+
+    def own_use(self) -> int:
+        """Bytes that this LMX uses, engines and all."""
+        return 0 if self._sample is None else max(0, self._sample.used_bytes - self.beside)
 
     def _notable(self) -> bool:
         return self._sample is not None and notable(self._sample, self._looked, *self._state())
@@ -88,7 +93,7 @@ class Sampler:
         self._working_set = max(self._working_set, *reported, 0)
         sizes = {e.id: self._host.footprint(e.pid) for e in seen if e.pid is not None}
         self._engines.note_memory(sizes)
-        own = self._host.footprint(os.getpid())
+        own = self._host.footprint(os.getpid()) + self.beside
         memory = self._host.read(self._working_set)
         used = own + sum(e.memory_bytes for e in self._engines.observe() if e.state is not EngineState.EXITED)
         self.samples += 1

@@ -69,6 +69,8 @@ class EventType(StrEnum):
     SKILL_FAILED = "SkillFailed", "A skill cannot be called; it is tried again by itself, and chat goes on."
     CONDITION = "Condition", "A status condition changed."
     RECONCILE_REQUESTED = "ReconcileRequested", "Somebody asked for everything to be tried anew."
+    UPGRADED = "Upgraded", "Another version or profile has taken over, without a refused connection."
+    UPGRADE_FAILED = "UpgradeFailed", "An upgrade or switch came to nothing; what served before serves on."
     LOOP_ERROR = "LoopError", "A pass of the loop failed; it goes on after a pause. Please report it."
     STATE_RESET = "StateReset", "The state database was unreadable; it was set aside and a new one begun."
 

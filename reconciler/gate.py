@@ -82,6 +82,10 @@ class Gate:
         self.warnings: tuple[str, ...] = ()
         self.frozen = False  # another LMX follows the source now
 
+    def restart(self, accepted: Accepted | None, generation: int) -> None:
+        """As a start does: these are in force, and the source is read as if for the first time."""
+        self.accepted, self.generation, self.attempt = accepted, generation, None
+
     def check(self) -> bool:
         """Look at the source; True when a new generation was accepted."""
         if self.frozen:

@@ -114,6 +114,16 @@ class Loop:
         """Something may have changed. Cheap, and may be called as often as one likes."""
         self._dirty.set()
 
+    def remember(self, memory: Memory) -> None:
+        """Go on from what another process has left, as a start does, with the engines that run here."""
+        self.gate.restart(memory.accepted, memory.generation)
+        self.good, self.good_at = memory.good, memory.good_at
+        self.ledger = memory.ledger.clamped(self._effects.now())
+        self._overrides.laid = memory.overrides
+        self.known = memory.known or self.known
+        self._taken, self._held = memory.accepted, memory.held or memory.good
+        self.poke()
+
     def retry_everything(self) -> None:
         """What `lmx reconcile` asks for: no back-off, no quarantine, no memory of failures."""
         self._set_ledger(Ledger())

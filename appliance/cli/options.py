@@ -37,3 +37,7 @@ Url = Annotated[
 Output = Annotated[
     Format, typer.Option("-o", "--output", metavar="text|json", help="json is stable, for scripts.")
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Serve lmx.NAME.yaml beside FILE, with a state of its own."),
+]

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from appliance import env_files
+from appliance import env_files, profiles
 from appliance.cli.failure import CliError
-from appliance.cli.options import DEFAULT_FILE, File, Format
+from appliance.cli.options import DEFAULT_FILE, File, Format, Profile
+from appliance.held import Link
 
 
 def up(
@@ -32,11 +33,34 @@ def up(
         Path | None,
         typer.Option(metavar="PATH", help="Lines NAME=VALUE to set first; only its owner may read it."),
     ] = None,
-    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Not supported yet.")] = None,
+    profile: Profile = None,
 ) -> None:
     """Serve what FILE says, and follow it as it is edited. Stops, after a drain, on ^C or SIGTERM."""
-    if profile is not None:
-        raise CliError("--profile is not supported yet; `lmx up` without it serves the whole file.")
+    link = Link.inherited()
+    try:
+        raise typer.Exit(_serve(file, log, record, log_file, env_file, profile, link))
+    except typer.Exit:
+        raise
+    except BaseException as error:
+        if link is not None:  # whoever asked for this upgrade wants to know
+            told = error.message if isinstance(error, CliError) else f"{type(error).__name__}: {error}"
+            link.say("failed", reason=told)
+        raise
+
+
+def _serve(
+    file: Path,
+    log: Format | None,
+    record: Path | None,
+    log_file: Path | None,
+    env_file: Path | None,
+    profile: str | None,
+    link: Link | None,
+) -> int:
+    try:
+        served = profiles.existing(file, profile)
+    except profiles.ProfileError as error:
+        raise CliError(str(error)) from error
     if env_file is not None:
         try:
             os.environ.update(env_files.read(env_file))
@@ -49,4 +73,5 @@ def up(
     # few thousand requests, and every stream stood still for 0.1 s.
     gc.freeze()
     style: Style | None = None if log is None else log.value
-    raise typer.Exit(run(file, log=style, record=record, log_file=log_file))
+    name = None if served == file else profile
+    return run(served, log=style, record=record, log_file=log_file, profile=name, link=link)
