@@ -24,7 +24,7 @@ from appliance.remembered import Remembered
 from appliance.sessions import Sessions
 from appliance.skills.registry import Skills
 from appliance.supervisor.router import Router
-from appliance.trying import Trying
+from appliance.trying import DENIED, Trying
 from appliance.warming import warm
 from reconciler.fields import plain
 from reconciler.loop import Loop
@@ -64,7 +64,7 @@ class ApplianceControl:
         self._sessions, self.identity, self._pulls = sessions, identities.of, pulls
         self._loop: Loop
         self._service: Callable[[], dict[str, Any]]
-        self._trying: Trying
+        self.trying: Trying
         self._effective: Effective
         self._started = time.time()
         self._changed = asyncio.Event()
@@ -76,7 +76,7 @@ class ApplianceControl:
         """Called once, before anything is served: loop and server know each other. service: which version
         serves, and since when."""
         self._loop, self._service = loop, service
-        self._trying = Trying(loop, Path(self._source), self._memory, self._until)
+        self.trying = Trying(loop, Path(self._source), self._memory, self._until)
         self._effective = Effective(loop, Path(self._source))
 
     # --- reading -----------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class ApplianceControl:
             self._memory.recent(),
             self._breakers,
         )
-        layers = {"overrides": self._trying.overrides(), "try": self._trying.short()}
+        layers = {"overrides": self.trying.overrides(), "try": self.trying.short()}
         return {**found, "service": self._service(), "skills": self.skills.status(), **layers}
 
     def page(self) -> tuple[bytes, str]:
@@ -254,38 +254,6 @@ class ApplianceControl:
         tried = name is None and self._loop.end_try("cleared")
         return {"success": True, "cleared": self._loop.clear_overrides(name) + int(tried)}
 
-    # What is tried, and suspended: see `appliance.trying`.
-
-    def tried(self) -> dict[str, Any]:
-        return self._trying.state()
-
-    async def try_out(self, text: str, name: str, seconds: float, by: str) -> dict[str, Any]:
-        self._overrides_allowed()
-        return await self._trying.begin(text, name, seconds, by)
-
-    async def confirm(self, by: str) -> dict[str, Any]:
-        self._overrides_allowed()
-        return await self._trying.confirm(by)
-
-    def end_try(self, by: str) -> dict[str, Any]:
-        self._overrides_allowed()
-        return self._trying.end(by)
-
-    def rollback_of(self, generation: int | None) -> dict[str, Any]:
-        return self._trying.rollback_of(generation)
-
-    async def roll_back(self, generation: int | None, seconds: float, by: str) -> dict[str, Any]:
-        self._overrides_allowed()
-        return await self._trying.roll_back(generation, seconds, by)
-
-    async def suspend(self, by: str) -> dict[str, Any]:
-        self._overrides_allowed()
-        return await self._trying.suspend(by)
-
-    async def resume(self) -> dict[str, Any]:
-        self._overrides_allowed()
-        return await self._trying.resume()
-
     async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
         self._overrides_allowed()
         until = time.time() + session_timeout
@@ -335,9 +303,7 @@ class ApplianceControl:
         if self._loop.gate.frozen:
             raise ApiError("overloaded", "another LMX is taking over; ask again", retry_after=1.0)
         if self._loop.in_force.server.overrides == "deny":
-            raise ApiError(
-                "managed_by_file", "server.overrides is deny: this machine changes by its file only"
-            )
+            raise ApiError("managed_by_file", DENIED)
 
     def _still_drains(self, until: float) -> bool:
         """Until the sessions have had their time and nothing is left; an end of the drain ends it too."""

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from appliance.errors import ApiError
 from reconciler.backoff import Ledger
 from reconciler.events import Event, EventType
 from reconciler.gate import Accepted
-from reconciler.history import AT_ONCE, History
+from reconciler.history import AT_ONCE, Generation, History
 from reconciler.known import Known
 from reconciler.observed import OverrideObs
 
@@ -135,6 +136,14 @@ class Remembered:
         if self._generations is None:
             self._generations = self._read_generations()
         return self._generations or []
+
+    def generation(self, number: int) -> Generation | None:
+        """One of those that are kept. Raises ApiError where the disk fails."""
+        try:
+            return self._history.generation(number)
+        except (sqlite3.Error, OSError) as error:
+            text = f"the history in {self._history.path} cannot be read: {error}"
+            raise ApiError("internal_error", text) from error
 
     def _read_generations(self) -> list[dict[str, Any]] | None:
         try:

@@ -72,7 +72,7 @@ def document(
     gate, seen = loop.gate, loop.seen
     accepted, attempt = gate.accepted, gate.attempt
     return {
-        "name": loop.spec.name or platform.node(),
+        "name": loop.in_force.name or platform.node(),
         "version": appliance.__version__,
         "uptime_s": round(time.time() - started, 1),
         "summary": loop.summary,
@@ -90,13 +90,13 @@ def document(
         "last_attempted": {
             "content_digest": attempt.content_digest,
             "outcome": _outcome(loop, attempt.outcome),
-            "message": attempt.message,
+            "message": attempt.message or _pending(loop, attempt.outcome),
             "at": attempt.at,
         }
         if attempt is not None
         else None,
         "conditions": [c.as_dict() for c in loop.conditions.values()],
-        "active": {"desired": loop.spec.active, "actual": serving(seen) if seen is not None else None},
+        "active": {"desired": loop.in_force.active, "actual": serving(seen) if seen is not None else None},
         "models": models(loop),
         "memory": memory(loop, seen),
         "thermal": thermal(loop, seen),
@@ -114,6 +114,12 @@ def _outcome(loop: Loop, outcome: str) -> str:
         return outcome
     synced = loop.conditions.get("Synced")
     return "applied" if synced is not None and synced.status == "True" else "pending"
+
+
+def _pending(loop: Loop, outcome: str) -> str:
+    """What keeps the newest content from being what runs."""
+    synced = loop.conditions.get("Synced")
+    return synced.message if outcome == "applied" and synced is not None and synced.status != "True" else ""
 
 
 def _applied(loop: Loop) -> dict[str, Any] | None:
@@ -168,7 +174,7 @@ def models(loop: Loop) -> dict[str, dict[str, Any]]:
     if seen is None or plan is None:
         return {}
     out = {}
-    for name, form in loop.spec.models.items():
+    for name, form in loop.in_force.models.items():
         choice = plan.decision.get(name)
         engine = min(
             (e for e in seen.engines if e.model == name), key=lambda e: _ORDER.index(e.state), default=None
@@ -295,9 +301,16 @@ def _warming(engine: EngineObs) -> str:
 
 def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
     if seen is None:
-        sizes = ("total_bytes", "budget_bytes", "used_bytes", "other_bytes", "warning_bytes", "critical_bytes")
+        sizes = (
+            "total_bytes",
+            "budget_bytes",
+            "used_bytes",
+            "other_bytes",
+            "warning_bytes",
+            "critical_bytes",
+        )
         return dict.fromkeys((*sizes, "source", "level", "cause", "step", "why"))
-    reading, pressure, limits = seen.memory, loop.strain.pressure, loop.spec.memory
+    reading, pressure, limits = seen.memory, loop.strain.pressure, loop.in_force.memory
     budget = forecast.budget(limits.budget, reading)
     return {
         "total_bytes": reading.total_bytes,
@@ -324,7 +337,7 @@ def thermal(loop: Loop, seen: Observed | None) -> dict[str, Any]:
     """level: None where heat cannot be measured here."""
     pressure = loop.strain.pressure
     heat = seen.memory.heat if seen is not None else None
-    why = f"thermal: max_context_tokens={loop.spec.context.safe_mode}" if pressure.hot else ""
+    why = f"thermal: max_context_tokens={loop.in_force.context.safe_mode}" if pressure.hot else ""
     return {"level": heat, "hot": pressure.hot, "why": why}
 
 

@@ -32,7 +32,7 @@ from reconciler.effects import Effects
 from reconciler.endings import Endings
 from reconciler.events import Event, EventType
 from reconciler.forms import form_named, forms
-from reconciler.gate import Content, Gate, Parsed
+from reconciler.gate import Accepted, Content, Gate, Parsed
 from reconciler.known import Known
 from reconciler.observed import Observed, OverrideObs
 from reconciler.overrides import KINDS, Overrides
@@ -207,6 +207,11 @@ class Loop:
         return spec.model_copy(update={"active": None, "models": {}, "skills": {}})  # nothing has ever run
 
     @property
+    def settled(self) -> Accepted | None:
+        """The accepted content that is acted on when nothing is tried; None: none."""
+        return self._held if self.suspended else self.gate.accepted
+
+    @property
     def held_back(self) -> bool:
         """Whether the file says something that waits for the end of a suspension."""
         accepted, held = self.gate.accepted, self._held
@@ -364,7 +369,7 @@ class Loop:
     def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
         if self.gate.accepted is None:
             return
-        force = self._held if self.suspended else self.gate.accepted
+        force = self.settled
         if force is None:
             return
         tried = self.trial.tried is not None

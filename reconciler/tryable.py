@@ -63,8 +63,7 @@ def carried_over(file: Spec, before: Spec) -> tuple[Spec, tuple[Change, ...]]:
     spec = before.model_copy(update=kept)
     words = {p: t for p, t in before.unexpanded.items() if _fixed(p) is None}
     words |= {p: t for p, t in file.unexpanded.items() if _fixed(p) is not None}
-    spec._unexpanded.clear()
-    spec._unexpanded.update(words)
+    spec._unexpanded = words
     return spec, left
 
 

@@ -7,7 +7,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.errors import ApiError
-from appliance.server import body, schema
+from appliance.server import body, layers, schema
 from appliance.server.control import Control
 from appliance.server.events import follow
 from appliance.server.fields import seconds
@@ -15,20 +15,8 @@ from appliance.server.guards import Guards
 from appliance.server.health import GET
 from appliance.server.listeners import Listeners
 from appliance.server.pull import follow as follow_pull
+from appliance.server.query import only
 from appliance.server.replies import reply
-
-
-def _only(request: Request, known: tuple[str, ...]) -> list[str | None]:
-    """Each of these parameters, given once or not at all. Raises ApiError."""
-    unknown = sorted(set(request.args) - set(known))
-    if unknown:
-        way = f"; known are {' and '.join(known)}" if known else "; none is known here"
-        raise ApiError("invalid_request", f"?{unknown[0][:80]}= is not known{way}", param=unknown[0][:80])
-    for name in known:
-        values = request.args.getlist(name) or []
-        if len(values) > 1:
-            raise ApiError("invalid_request", f"give ?{name}= once, not {len(values)} times", param=name)
-    return [request.args.get(name) or None for name in known]
 
 
 def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Blueprint:
@@ -74,12 +62,12 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
 
     async def sessions(request: Request) -> HTTPResponse:
         guards.check_admin(request)  # names of conversations are not everybody's business
-        _only(request, ())
+        only(request, ())
         return reply({"sessions": await control.sessions()})
 
     async def drop_sessions(request: Request) -> HTTPResponse:
         guards.check_admin(request)
-        name, model = _only(request, ("name", "model"))
+        name, model = only(request, ("name", "model"))
         return reply({"success": True, "dropped": await control.drop_sessions(name, model)})
 
     async def pull(request: Request) -> None:
@@ -92,8 +80,11 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
         await body.read(request, schema.Nothing, control.spec().server.max_body, empty=schema.Nothing())
         return reply(await control.reconcile())
 
-    async def config(_: Request) -> HTTPResponse:
-        return reply(control.config())
+    async def config(request: Request) -> HTTPResponse:
+        (asked,) = only(request, ("origins",))
+        if asked not in (None, "true", "false"):
+            raise ApiError("invalid_request", "?origins= is true or false", param="origins")
+        return reply(await control.config(origins=asked == "true"))
 
     async def plan(_: Request) -> HTTPResponse:
         return reply({"plan": control.plan()})
@@ -115,4 +106,5 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
     family.add_route(config, "/config", methods=GET)
     family.add_route(plan, "/plan", methods=GET)
     family.add_route(events, "/events", methods=["GET"])
+    layers.add(family, control, guards)
     return family

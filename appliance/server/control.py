@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from appliance.access.desk import Access
     from appliance.skills.registry import Skills
     from appliance.supervisor.router import Router
+    from appliance.trying import Trying
     from reconciler.spec import Spec
 
 
@@ -20,9 +21,10 @@ class Control(Protocol):
     router: Router
     access: Access
     skills: Skills
+    trying: Trying
 
     def spec(self) -> Spec:
-        """The accepted spec; defaults where no file was ever valid."""
+        """The spec that is acted on; defaults where no file was ever valid."""
 
     def identity(self, key: str | None) -> str:
         """A name for who shows this API key, that does not tell the key; "" for none."""
@@ -41,8 +43,9 @@ class Control(Protocol):
 
     def plan(self) -> list[dict[str, Any]]: ...
 
-    def config(self) -> dict[str, Any]:
-        """/admin/config: the effective spec, secrets and environment values unexpanded."""
+    async def config(self, *, origins: bool) -> dict[str, Any]:
+        """/admin/config: the effective spec, secrets and environment values unexpanded. origins: also where
+        each value comes from."""
 
     def alive(self) -> tuple[bool, str]:
         """(the loop beats, reason if it does not)."""

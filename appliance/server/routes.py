@@ -36,6 +36,10 @@ ROUTES = frozenset(
         "/admin/drain",
         "/admin/warmup",
         "/admin/override",
+        "/admin/try",
+        "/admin/confirm",
+        "/admin/rollback",
+        "/admin/suspend",
         "/admin/sessions",
     }
 )

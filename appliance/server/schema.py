@@ -220,6 +220,29 @@ class WarmupRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
 
 
+class TryRequest(msgspec.Struct, forbid_unknown_fields=True, rename={"for_": "for"}):
+    """spec: the text of a file. file: its name, for messages alone. by: who asks, for others to read."""
+
+    spec: str
+    for_: str | int | float = "5m"
+    by: str | None = None
+    file: str | None = None
+
+
+class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True, rename={"for_": "for"}):
+    """generation: null is the last-known-good."""
+
+    generation: int | None = None
+    for_: str | int | float = "15m"
+    by: str | None = None
+
+
+class ByRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """by: who asks, for others to read."""
+
+    by: str | None = None
+
+
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """A body that has nothing to say."""
 

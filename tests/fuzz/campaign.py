@@ -151,6 +151,8 @@ class Campaign:
             return
         if case.path == "/admin/drain" and case.method == "POST":
             assert self.session.delete(f"{self.url}/admin/drain", timeout=WITHIN_S).status_code == 200
-        elif case.path in ("/admin/models/load", "/admin/models/unload"):
+        elif case.path == "/admin/suspend" and case.method == "POST":
+            assert self.session.delete(f"{self.url}/admin/suspend", timeout=WITHIN_S).status_code == 200
+        elif case.path in ("/admin/models/load", "/admin/models/unload", "/admin/rollback", "/admin/try"):
             assert self.session.delete(f"{self.url}/admin/override", timeout=WITHIN_S).status_code == 200
             self.machine.until(lambda seen: seen["summary"] == "Ready")

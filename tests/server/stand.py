@@ -131,6 +131,41 @@ class NoSkills:
         raise ApiError("invalid_request", f"skills: there is no skill {names[0]!r}", param="skills")
 
 
+class Layers:
+    """What `control.trying` is asked for."""
+
+    def __init__(self, calls: list[tuple[str, Any]]) -> None:
+        self._calls = calls
+
+    def state(self) -> dict[str, Any]:
+        return {"try": None, "ended": None}
+
+    def rollback_of(self, generation: int | None) -> dict[str, Any]:
+        return {"generation": generation or 1, "diff": []}
+
+    async def begin(self, text: str, name: str, seconds: float, by: str) -> dict[str, Any]:
+        return self._done("try", (text, name, seconds, by))
+
+    async def confirm(self, by: str) -> dict[str, Any]:
+        return self._done("confirm", by)
+
+    def end(self, by: str) -> dict[str, Any]:
+        return self._done("end_try", by)
+
+    async def roll_back(self, generation: int | None, seconds: float, by: str) -> dict[str, Any]:
+        return self._done("rollback", (generation, seconds, by))
+
+    async def suspend(self, by: str) -> dict[str, Any]:
+        return self._done("suspend", by)
+
+    async def resume(self) -> dict[str, Any]:
+        return self._done("resume", None)
+
+    def _done(self, name: str, what: Any) -> dict[str, Any]:
+        self._calls.append((name, what))
+        return {"success": True}
+
+
 class Board:
     """A control whose every answer can be set."""
 
@@ -142,6 +177,7 @@ class Board:
         self.beating: tuple[bool, str] = (True, "")
         self.readiness: tuple[bool, str, str] = (True, "demo", "")
         self.calls: list[tuple[str, Any]] = []
+        self.trying: Any = Layers(self.calls)
         self.feed: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.after: int | None = None
         self.followers = 0
@@ -167,8 +203,8 @@ class Board:
     def plan(self) -> list[dict[str, Any]]:
         return [{"action": "load", "model": "demo"}]
 
-    def config(self) -> dict[str, Any]:
-        return {"version": 1}
+    async def config(self, *, origins: bool) -> dict[str, Any]:
+        return {"version": 1, **({"origins": {}} if origins else {})}
 
     def alive(self) -> tuple[bool, str]:
         return self.beating

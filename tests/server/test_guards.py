@@ -109,6 +109,12 @@ CHANGING = [
     ("DELETE", "/admin/drain", None),
     ("POST", "/admin/warmup", {}),
     ("DELETE", "/admin/override", None),
+    ("POST", "/admin/try", {"spec": "version: 1"}),
+    ("DELETE", "/admin/try", None),
+    ("POST", "/admin/confirm", {}),
+    ("POST", "/admin/rollback", {}),
+    ("POST", "/admin/suspend", {}),
+    ("DELETE", "/admin/suspend", None),
 ]
 
 

@@ -258,7 +258,7 @@ class ReadyAnswer(msgspec.Struct, kw_only=True):
     message: str | None = None
 
 
-class Status(msgspec.Struct, kw_only=True):
+class Status(msgspec.Struct, kw_only=True, rename={"try_": "try"}):
     """The whole is told in docs/operating.md."""
 
     name: str
@@ -274,6 +274,8 @@ class Status(msgspec.Struct, kw_only=True):
     plan: list[dict[str, Any]]
     history: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    overrides: list[dict[str, Any]] = []
+    try_: dict[str, Any] | None = None
 
 
 # --- the operator ---------------------------------------------------------------------------------
@@ -353,11 +355,67 @@ class SessionsDropped(msgspec.Struct, kw_only=True):
 
 
 class Configuration(msgspec.Struct, kw_only=True):
-    """spec: the effective one, defaults filled in; secrets by reference."""
+    """spec: the effective one, defaults filled in; secrets by reference. With `origins=true`, origins: from
+    the dotted path of each leaf to where its value comes from; effective: what bounds it now, and why."""
 
     generation: int
     digest: str | None
     spec: dict[str, Any]
+    origins: dict[str, Any] = {}
+    effective: dict[str, Any] = {}
+    in_force: dict[str, Any] = {}
+
+
+class Tried(msgspec.Struct, kw_only=True, rename={"try_": "try"}):
+    """try: what is tried now, its text (`spec`) and the edit that makes the file say so (`diff`). ended: why
+    and when the last one ended. Times are seconds since the epoch."""
+
+    try_: dict[str, Any] | None
+    ended: dict[str, Any] | None
+
+
+class TryBegun(msgspec.Struct, kw_only=True, rename={"try_": "try"}):
+    """As `Tried`. kept: what the text does not mention and only the file may say, so that it stays."""
+
+    success: bool
+    try_: dict[str, Any] | None
+    ended: dict[str, Any] | None
+    kept: list[dict[str, Any]] = []
+
+
+class Rollback(msgspec.Struct, kw_only=True):
+    """diff: the edit, as lines of a unified diff. left_out: what a try cannot take back and only the edit
+    does. in_force: what would be tried runs already."""
+
+    generation: int
+    from_generation: int
+    diff: list[str]
+    changes: list[dict[str, Any]]
+    left_out: list[dict[str, Any]]
+    in_force: bool
+
+
+class RolledBack(Rollback, kw_only=True, rename={"try_": "try"}):
+    success: bool
+    try_: dict[str, Any] | None
+    ended: dict[str, Any] | None
+    kept: list[dict[str, Any]] = []
+
+
+class Suspended(msgspec.Struct, kw_only=True):
+    """held_back: the file says something that waits."""
+
+    success: bool
+    suspended: bool
+    held_back: bool
+
+
+class Resumed(msgspec.Struct, kw_only=True):
+    """suspended: still, because the file says so."""
+
+    success: bool
+    cleared: int
+    suspended: bool
 
 
 class PlanLines(msgspec.Struct, kw_only=True):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from appliance.server.openapi.operations.admin import ADMINISTRATION
 from appliance.server.openapi.operations.inference import INFERENCE
+from appliance.server.openapi.operations.layers import LAYERS
 from appliance.server.openapi.operations.machine import MACHINE
 from appliance.server.openapi.operations.operation import ADMIN, ANTHROPIC, Operation, Parameter
 
-OPERATIONS: tuple[Operation, ...] = (*INFERENCE, *MACHINE, *ADMINISTRATION)
+OPERATIONS: tuple[Operation, ...] = (*INFERENCE, *MACHINE, *ADMINISTRATION, *LAYERS)
 
 __all__ = ["ADMIN", "ANTHROPIC", "OPERATIONS", "Operation", "Parameter"]

@@ -155,7 +155,22 @@ ADMINISTRATION: tuple[Operation, ...] = (
         answer=answers.Done,
         codes=(*BODY, *CHANGES),
     ),
-    Operation("get", "/admin/config", ADMIN, "Effective configuration", "", answer=answers.Configuration),
+    Operation(
+        "get",
+        "/admin/config",
+        ADMIN,
+        "Effective configuration",
+        "",
+        answer=answers.Configuration,
+        parameters=(
+            Parameter(
+                "origins",
+                "Also where each value comes from, and what bounds it now.",
+                {"type": "string", "enum": ["true", "false"]},
+            ),
+        ),
+        codes=("invalid_request",),
+    ),
     Operation(
         "get",
         "/admin/plan",
