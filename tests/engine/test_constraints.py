@@ -151,6 +151,14 @@ def test_kinds_of_grammar(demo: Engine) -> None:
     assert set(tagged.text[1:-1]) <= set("abc")
 
 
+@pytest.mark.parametrize("options", ["", '%llguidance {"no_forcing": false}\n'])
+def test_a_grammar_with_no_way_out_is_looked_through_to_no_end(demo: Engine, options: str) -> None:
+    """The first A takes every a: the second one never comes."""
+    endless = wire.Grammar("lark", f'{options}start: "b" A A\nA: /a+/')
+    reply = demo.ask("Hello", max_tokens=5, grammar=endless)
+    assert (reply.text.rstrip("a"), reply.finish) == ("b", "length")
+
+
 def test_an_answer_that_is_complete_ends_even_where_the_end_of_the_text_is_ignored(demo: Engine) -> None:
     reply = demo.ask("Hello", max_tokens=20, grammar=wire.Grammar("regex", "abc"), ignore_eos=True)
     assert (reply.text, reply.finish) == ("abc", "stop")
@@ -303,6 +311,7 @@ def test_what_is_deep_but_within_the_bounds_is_followed(demo: Engine) -> None:
             "hold together",
         ),
         (wire.Grammar("lark", "start: %json {}"), "%json"),
+        (wire.Grammar("lark", "start: word\nword[temperature=0.5]: /.*/"), "temperature"),
         (wire.Grammar("regex", "("), "regex"),
         (wire.Grammar("lark", "start: nothing"), "nothing"),
         (wire.Grammar("lark", '%import "/etc/passwd"\nstart: "a"'), "Expected name"),

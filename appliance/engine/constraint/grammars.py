@@ -8,6 +8,7 @@ refused; nothing is skipped (its `lenient` is off, and a schema cannot turn it o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,11 @@ SPACE = r" |\n[ \t]{0,32}"
 OPTIONS: dict[str, Any] = {"whitespace_pattern": SPACE, "whitespace_flexible": True, "lenient": False}
 # Behind a thought and before a call, models leave a line or two, which the client does not get to see.
 GAP = "/[ \\t\\n]{0,4}/"
+# Where only one text can follow, llguidance looks ahead to its end. `A A`, with A: /a+/, has none: the first
+# A takes every a there is, and it would look for ever.
+UNFORCED = '%llguidance {"no_forcing": true}\n'
+# What a rule of llguidance may say of sampling, which is not the grammar's here.
+_SAMPLING = re.compile(r"^[ \t]*\w+\[[^\]\n]*\btemperature\b", re.MULTILINE)
 
 
 def schema(found: Any, *, lenient: bool = False) -> Any:
@@ -71,6 +77,8 @@ def lark(grammar: Grammar) -> str:
         bounds.regex(grammar.text)
         return f"/{regex_to_lark(grammar.text, 'd')}/"
     bounds.lark(grammar.text)
+    if _SAMPLING.search(grammar.text):
+        raise Unsupported("a rule cannot set the temperature; the request can")
     return "@answer"
 
 
@@ -78,6 +86,7 @@ def whole(rules: str, grammar: Grammar | None) -> str:
     """Lark rules with a `start`, which may name @answer, in llguidance's own form."""
     parts = [{"name": "main", "lark_grammar": rules}]
     if grammar is not None and grammar.kind == "lark":
+        parts[0]["lark_grammar"] = UNFORCED + rules
         parts.append({"name": "answer", "lark_grammar": grammar.text})
     return json.dumps({"grammars": parts}, ensure_ascii=False)
 
