@@ -127,7 +127,7 @@ class History:
 
     @classmethod
     def copy(cls, path: Path) -> History:
-        """What another process writes on disk, as it is now, in memory: nothing goes to disk until `settle`.
+        """What another process writes, as it is now, in memory: nothing goes to disk until `settle`.
 
         Raises sqlite3.Error where it cannot be read, or is of a later version.
         """

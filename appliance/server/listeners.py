@@ -148,6 +148,11 @@ class Listeners:
             *(self._close(listener, grace, grace if idle is None else idle) for listener in going)
         )
 
+    @property
+    def handed_over(self) -> bool:
+        """Whoever connects again finds another process there."""
+        return any(listener.handed for listener in self._listeners)
+
     def sockets(self) -> list[tuple[str, int, list[socket.socket]]]:
         """Of the addresses that are open."""
         return [(one.host, one.port, one.sockets) for one in self._open()]

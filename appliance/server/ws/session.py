@@ -252,7 +252,9 @@ class Session:
                 self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        self._socket.close(CloseCode.GOING_AWAY, "this address is closing; connect again")
+        restarts = self._request.app.ctx.listeners.handed_over
+        code = CloseCode.SERVICE_RESTART if restarts else CloseCode.GOING_AWAY
+        self._socket.close(code, "this address is closing; connect again")
 
     def _look(self) -> None:
         """Now and then: close what nobody uses."""
