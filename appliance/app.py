@@ -54,14 +54,11 @@ from appliance.supervisor.router import Router
 from appliance.tally import Tally
 from appliance.telemetry import sample
 from reconciler.events import Event, EventType
-from reconciler.gate import Parsed, SourceProblem, SpecProblem
-from reconciler.loader import SpecError, load_text
 from reconciler.loop import Loop
 from reconciler.pressure import Pressure
 from reconciler.recall import recall
 from reconciler.remembered import Memory
-from reconciler.sources.file import Content, SourceError
-from reconciler.sources.local import LocalSource
+from reconciler.sources.spec_source import SpecSource
 from reconciler.spec import Spec
 
 log = logging.getLogger("lmx")
@@ -109,34 +106,16 @@ def run(
             own.close()
 
 
-class _SpecFile:
-    """What the gate needs of the file, with this side's errors turned into the gate's."""
+class _SpecFile(SpecSource):
+    """The spec's source, and where the appliance that reads it keeps its state."""
 
     def __init__(self, path: Path, profile: str | None = None) -> None:
-        self.path, self.profile = path, profile
-        self.source = LocalSource(path)
-
-    def read(self) -> Content:
-        try:
-            return self.source.read()
-        except SourceError as error:
-            raise SourceProblem(str(error)) from error
-
-    def parse(self, data: bytes) -> Parsed:
-        try:
-            loaded = load_text(data, path=self.path, env=os.environ)
-        except SpecError as error:
-            raise SpecProblem(str(error)) from error
-        return Parsed(loaded.spec, loaded.digest, loaded.warnings)
+        super().__init__(path, os.environ)
+        self.profile = profile
 
     def state_folder(self) -> Path:
         """Where this LMX keeps its state, also when the file cannot say."""
-        try:
-            spec = self.parse(self.read().data).spec
-        except (SourceProblem, SpecProblem):
-            found = state.folder(self.path, None)
-        else:
-            found = state.folder(self.path, spec)
+        found = state.folder(self.path, self.local_spec())
         return found if self.profile is None else profiles.state(found, self.profile)
 
 
@@ -246,11 +225,20 @@ class _Appliance:
             wall=time.time,
             fallback=BARE,
             memory=recalled(),
+            source=file.view,
             on_event=self._on_event,
             on_pass=self._on_pass,
             on_known=self._memory.known,
             on_timed=self._tally.timed,
             on_reading=recorder or (lambda *_: None),
+        )
+        accepted = self._loop.gate.accepted
+        file.follow(
+            folder,
+            self._loop.emit,
+            self._poke,
+            lambda: self._loop.gate.frozen,
+            ran=accepted.text if accepted is not None else None,
         )
         self._hand_over = HandOver(
             link,
@@ -268,6 +256,10 @@ class _Appliance:
     def _poke(self) -> None:
         self._loop.poke()
 
+    def _hung_up(self) -> None:
+        self._file.poke()
+        self._loop.poke()
+
     def _under(self) -> tuple[Spec, Pressure]:
         return self._loop.in_force, self._loop.desired.strain.pressure
 
@@ -282,6 +274,7 @@ class _Appliance:
         """What `lmx reconcile` asks for."""
         self._fetching.retry_all()
         self._skills.restart()
+        self._file.poke()
 
     def _on_event(self, event: Event) -> None:
         self._tally.event(event, asyncio.get_running_loop().time())
@@ -302,7 +295,8 @@ class _Appliance:
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._signalled)
-        running.add_signal_handler(signal.SIGHUP, self._poke)
+        running.add_signal_handler(signal.SIGHUP, self._hung_up)
+        await self._file.restore()
         self._loop.emit(EventType.STARTED, f"process {os.getpid()}", {"pid": os.getpid()})
         if self._history.set_aside is not None:
             where = str(self._history.set_aside)
@@ -314,7 +308,7 @@ class _Appliance:
         stop_loop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             loop = tasks.create_task(self._loop.run(stop_loop))
-            watch = tasks.create_task(self._file.source.watch(self._poke, self._stop))
+            watch = tasks.create_task(self._file.run(self._poke, self._stop))
             beside = [
                 tasks.create_task(self._sampler.run()),
                 tasks.create_task(sample(self._control, self._feed, self._each_second)),

@@ -14,6 +14,7 @@ from reconciler.decide import Choice
 from reconciler.digests import digest, own_digest
 from reconciler.loop import Loop
 from reconciler.observed import EngineInfo, EngineObs, EngineState, ModelFiles, Observed
+from reconciler.source_view import SourceView
 from reconciler.spec import Model
 
 # Shown of two engines of one model: the one that is furthest along.
@@ -79,13 +80,7 @@ def document(
         "generation": gate.generation,
         "observed_generation": loop.observed_generation,
         "digest": accepted.digest if accepted is not None else None,
-        "source": {
-            "kind": "file",
-            "path": source,
-            "revision": None,
-            "verified": None,
-            "last_checked": gate.last_checked,
-        },
+        "source": _source(loop, source),
         "last_applied": _applied(loop),
         "last_attempted": {
             "content_digest": attempt.content_digest,
@@ -106,6 +101,12 @@ def document(
         "history": history,
         "events": events,
     }
+
+
+def _source(loop: Loop, path: str) -> dict[str, Any]:
+    found = loop.source() or SourceView("file", path)
+    checked = loop.gate.last_checked if found.kind == "file" else found.last_checked
+    return {**found.as_dict(), "last_checked": checked}
 
 
 def _outcome(loop: Loop, outcome: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reconciler import source_verdicts
 from reconciler.actions import Forget, SetTable, Spawn
 from reconciler.cache_ready import cache_ready
 from reconciler.choice import RISING, Blocked, Choice
@@ -16,6 +17,7 @@ from reconciler.observed import EngineState, Observed
 from reconciler.plan import Plan
 from reconciler.pressure import context_cap
 from reconciler.room import gib
+from reconciler.source_view import SourceView
 from reconciler.spec import Spec
 from reconciler.strain import Strain
 
@@ -51,6 +53,7 @@ class Facts:
     overrides: tuple[str, ...]
     restart_needed: str | None
     strain: Strain = field(default_factory=Strain)
+    source: SourceView | None = None  # None: a local file
     held_back: bool = False  # the newest content waits for the end of the suspension
     tried: bool = False  # what runs is a tried spec, not the file's
 
@@ -93,10 +96,8 @@ def _all(facts: Facts) -> dict[str, Verdict]:
         "Overridden": ("True", "AdminCall", "; ".join(facts.overrides))
         if facts.overrides
         else ("False", "NoOverride", ""),
-        "SourceReady": ("False", "SourceUnreadable", facts.source_error)
-        if facts.source_error
-        else ("True", "SourceRead", ""),
-        "SourceVerified": ("Unknown", "LocalFile", "a local file carries no signature"),
+        "SourceReady": source_verdicts.ready(facts.source, facts.source_error),
+        "SourceVerified": source_verdicts.verified(facts.source),
     }
 
 
@@ -136,6 +137,9 @@ def _bad_source(facts: Facts) -> str:
 def _synced(facts: Facts) -> Verdict:
     if facts.source_error is not None or facts.config_error is not None:
         return "False", "SpecRejected", f"the newest content is not what runs: {_bad_source(facts)}"
+    behind = source_verdicts.behind(facts.source)
+    if behind is not None:
+        return "False", *behind
     for choice in facts.plan.decision.choices:
         if choice.blocked is not None and not _asked_in_vain(choice):
             kept = "; the last good form answers" if choice.fallback else ""
@@ -202,6 +206,8 @@ def _reconciling(facts: Facts) -> Verdict:
 def _stalled(facts: Facts) -> Verdict:
     if facts.source_error is not None or facts.config_error is not None:
         return "True", "SpecRejected", _bad_source(facts)
+    if facts.source is not None and facts.source.refused is not None:
+        return "True", facts.source.refused.reason, facts.source.refused.message
     for choice in facts.plan.decision.choices:
         if choice.blocked is not None and choice.blocked.permanent and not _asked_in_vain(choice):
             return "True", choice.blocked.reason, _blocked_message(choice, facts.seen)

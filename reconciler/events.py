@@ -27,6 +27,11 @@ class EventType(StrEnum):
     SPEC_REJECTED = "SpecRejected", "New content has errors; the last good spec stays in force."
     SOURCE_FAILED = "SourceFailed", "The spec could not be read at all."
     SOURCE_RECOVERED = "SourceRecovered", "The spec can be read again."
+    COMMIT_TAKEN = "CommitTaken", "A commit of the repository that is followed runs from now on."
+    COMMIT_REFUSED = (
+        "CommitRefused",
+        "The newest commit may not run; the message tells why, and what ran goes on.",
+    )
     APPLIED = "Applied", "A generation reached Ready and Synced: it is the last-known-good now."
     ACTION = "Action", "The loop began one step of the plan."
     ENGINE_READY = "EngineReady", "An engine loaded its model and answered its probe."

@@ -14,11 +14,26 @@ from reconciler.events import EventType
 from reconciler.spec import Spec
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Newer content that the source did not take. content_digest: where it was not read, its commit.
+
+    invalid: it is no valid spec; else it may not run whatever it says.
+    """
+
+    content_digest: str
+    message: str
+    text: bytes = b""
+    invalid: bool = False
+
+
 class Content(Protocol):
     @property
     def data(self) -> bytes: ...
     @property
     def content_digest(self) -> str: ...
+    @property
+    def refused(self) -> Refused | None: ...
 
 
 class SourceProblem(Exception):
@@ -80,6 +95,7 @@ class Gate:
         self.config_error: str | None = None
         self.last_checked = 0.0
         self.warnings: tuple[str, ...] = ()
+        self._taken_from = ""  # the digest of the content that was considered last
         self.frozen = False  # another LMX follows the source now
 
     def restart(self, accepted: Accepted | None, generation: int) -> None:
@@ -101,8 +117,17 @@ class Gate:
         if self.source_error is not None:
             self.source_error = None
             self._emit(EventType.SOURCE_RECOVERED, "the spec can be read again", {})
-        if self.attempt is not None and self.attempt.content_digest == content.content_digest:
+        newest = content.refused or content
+        again = self.attempt is not None and self.attempt.content_digest == newest.content_digest
+        if again and self._taken_from == content.content_digest:
             return False
+        self._taken_from = content.content_digest
+        accepted = self._consider(content)
+        if content.refused is not None:
+            self._refuse(content.refused)
+        return accepted
+
+    def _consider(self, content: Content) -> bool:
         try:
             parsed = self._parse(content.data)
         except SpecProblem as error:
@@ -137,6 +162,14 @@ class Gate:
             },
         )
         return True
+
+    def _refuse(self, refused: Refused) -> None:
+        """The source itself has told of it in an event."""
+        if refused.invalid:
+            self.config_error = refused.message
+        self.attempt = Attempt(
+            refused.content_digest, "rejected", refused.message, self._wall(), refused.text
+        )
 
     def _note(self, content: Content, outcome: str, message: str) -> None:
         text = content.data if outcome == "rejected" else b""

@@ -39,6 +39,7 @@ from reconciler.overrides import KINDS, Overrides
 from reconciler.plan import Plan, plan
 from reconciler.readings import Reading, Service
 from reconciler.remembered import Memory, Store
+from reconciler.source_view import SourceView
 from reconciler.spec import Model, Spec
 from reconciler.strain import Strain
 from reconciler.straining import advanced, patient
@@ -66,6 +67,7 @@ class Loop:
         wall: Callable[[], float],
         fallback: Spec,
         memory: Memory | None = None,
+        source: Callable[[], SourceView | None] = lambda: None,
         on_event: Callable[[Event], None] = lambda _: None,
         on_pass: Callable[[], None] = lambda: None,
         on_known: Callable[[Known], None] = lambda _: None,
@@ -76,6 +78,7 @@ class Loop:
         self._effects, self._store, self._wall, self._on_event = effects, store, wall, on_event
         self._on_pass, self._on_known, self._on_reading = on_pass, on_known, on_reading
         self._on_timed = on_timed  # (acted, settled or failed; seconds), after each pass
+        self.source = source  # where the spec comes from, for status; None: not told
         self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
@@ -407,6 +410,7 @@ class Loop:
             tried=self.trial.tried is not None,
             restart_needed=self._restart_needed(),
             strain=self.strain,
+            source=self.source(),
         )
         self.conditions = conditions(facts, before, wall)
         for kind_, now in self.conditions.items():

@@ -22,6 +22,7 @@ from typing import Literal
 
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
+from reconciler.gate import Refused
 from reconciler.loader.tree import MAX_BYTES
 from reconciler.scalars import closest
 from reconciler.sources.places import Place, places
@@ -51,11 +52,12 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Content:
-    """What the file holds. `path` is the file itself, after every link."""
+    """What the file holds. `path` is the file itself, after every link. refused: newer content, not taken."""
 
     data: bytes
     content_digest: str
     path: Path
+    refused: Refused | None = None
 
 
 class FileSource:

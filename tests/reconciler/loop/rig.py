@@ -32,6 +32,7 @@ MOST_STEPS = 400  # in a row without time passing: more is a loop that runs in c
 @dataclass(frozen=True)
 class Text:
     data: bytes
+    refused: None = None
 
     @property
     def content_digest(self) -> str:
