@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Protocol, cast
 
+from sanic.exceptions import BadRequest
 from sanic.http import Http
 from sanic.request import Request
 from sanic.server.protocols.http_protocol import HttpProtocol
@@ -15,6 +17,32 @@ if TYPE_CHECKING:
 UNREAD = 64 * 1024  # bytes of a body that no handler asked for
 
 
+_CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}[ \t]*(?:;[^\r\n]*)?\r\n")
+_LONGEST_CHUNK_HEAD = 64  # bytes, as Sanic has it
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Strict(Http):
+    """Sanic reads over what stands between two chunks, and `0x5` as a size. A proxy in front that reads it
+    otherwise would end the body elsewhere, and take the rest of it for somebody else's request."""
+
+    __slots__ = ()
+
+    async def read(self) -> bytes | None:
+        if self.expecting_continue:
+            self.expecting_continue = False
+            await self._send(_CONTINUE)
+        kind: object = self.request_body  # True, "chunked", or None where all has been read
+        if kind == "chunked" and not self.request_bytes_left:
+            buffer = self.recv_buffer
+            while (end := buffer.find(b"\r\n", 2)) < 0 and len(buffer) <= _LONGEST_CHUNK_HEAD:
+                await self._receive_more()
+            if end >= 0 and _CHUNK.match(buffer) is None:
+                self.keep_alive = False
+                raise BadRequest("Bad chunked encoding")
+        return await super().read()
+
+
 class Connection(HttpProtocol):
     """One client's connection. It tells the listeners that it has come: there is a limit to their number.
 
@@ -22,6 +50,7 @@ class Connection(HttpProtocol):
     """
 
     __slots__ = ("tunnel",)
+    HTTP_CLASS = Strict
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.tunnel: Tunnel | None = None

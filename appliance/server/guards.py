@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _HOST = re.compile(r"^(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?$")
 MOST_HEADERS = 100
+# Behind the first line: `Content-Length : 5` is another header to one reader and a body's length to the next.
+_HEADERS = re.compile(rb"[^\r\n]*(?:\r\n[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\x00-\x08\x0a-\x1f\x7f]*)*")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 # A proxy on this machine speaks for someone else: its loopback address proves nothing.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
@@ -77,6 +79,14 @@ class Guards:
         if len(request.headers) > MOST_HEADERS:
             http.keep_alive = False
             raise headers_too_large(f"{len(request.headers)} headers are more than {MOST_HEADERS}")
+        if _HEADERS.fullmatch(request.head) is None:
+            http.keep_alive = False
+            raise ApiError(
+                "invalid_request", "a header's name or value holds characters that it may not hold"
+            )
+        if request.version == "1.0" and "transfer-encoding" in request.headers:
+            http.keep_alive = False
+            raise ApiError("invalid_request", "HTTP/1.0 knows no Transfer-Encoding; send a Content-Length")
         # A body that no handler reads is thrown away up to here, then the connection is closed.
         protocol_of(request).request_max_size = server.max_body + DISCARD
         host = check_host(request, server)

@@ -340,6 +340,15 @@ async def test_unknown_paths_and_methods_have_the_one_error_shape(site: Site) ->
         POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+        POST + "Transfer-Encoding: chunked\r\n\r\n\u0662\r\n{}\r\n0\r\n\r\n".encode(),
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}XX0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nTrailer: a\r\n\r\n",
+        POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POST + b"Content-Length : 2\r\n\r\n{}",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n: nothing\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n",
     ],
 )
 async def test_bad_http_is_answered_and_never_with_500(site: Site, data: bytes) -> None:
@@ -349,6 +358,34 @@ async def test_bad_http_is_answered_and_never_with_500(site: Site, data: bytes) 
     assert 400 <= reply.status < 500
     assert reply.json()["error"]["code"]
     assert reply.headers["content-type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}XX0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+        POST + b"Content-Length : 2\r\n\r\n",
+    ],
+)
+async def test_what_two_readers_may_cut_differently_ends_the_connection(site: Site, data: bytes) -> None:
+    """Else a proxy's next request, which is another client's, would be answered with this one's rest."""
+    async with raw.connect(site.port) as line:
+        await line.send(data + raw.get("/healthz"))
+        assert (await line.reply()).status == 400
+        assert await line.ended() == b""
+
+
+async def test_a_body_in_chunks_is_read_to_the_letter(site: Site) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
+    chunks = b"".join(b"1;of=one\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    head = raw.post("/v1/chat/completions", b"", "Transfer-Encoding: chunked", "Expect: 100-continue")
+    async with raw.connect(site.port) as line:
+        await line.send(head)
+        assert (await line.head())[0] == 100
+        for part in (chunks[:3], chunks[3:400], chunks[400:]):
+            await line.send(part)
+        assert (await line.reply()).status == 200
 
 
 async def test_a_body_of_33_mib_is_refused_and_the_next_request_served(site: Site) -> None:
