@@ -53,6 +53,7 @@ class HandOver:
         self.last = link.last if link is not None else None
         self.failed: str | None = None  # why this process cannot go on
         self._since = time.time()
+        self._beside_at = loop.now()  # when another appliance's use was told last
         self._leaving: asyncio.Task[None] | None = None
         if link is not None:
             listeners.kept, listeners.waits = link.sockets, link.standby
@@ -105,7 +106,7 @@ class HandOver:
         answers = ready.status == "True" or (
             ready.reason == "Drained" and self._loop.seen is not None and serving(self._loop.seen) is not None
         )
-        gate, server = self._loop.gate, self._loop.spec.server
+        gate, server = self._loop.gate, self._loop.in_force.server
         trouble = gate.source_error or gate.config_error
         if trouble is not None:
             return {"ready": False, "reason": trouble, "room": False, "hopeless": True}
@@ -129,10 +130,13 @@ class HandOver:
         }
 
     def _lacks_room(self) -> str | None:
-        """Why the active model does not fit, while another appliance holds memory."""
-        plan, active = self._loop.plan, self._loop.spec.active
+        """Why the active model does not fit while another appliance holds memory, or did when this was found."""
+        plan, active = self._loop.plan, self._loop.in_force.active
         choice = plan.decision.get(active) if plan is not None and active is not None else None
-        if choice is None or choice.blocked is None or not self._sampler.beside:
+        seen = self._loop.seen
+        if choice is None or choice.blocked is None or seen is None:
+            return None
+        if not self._sampler.beside and seen.memory.at > self._beside_at:
             return None
         return choice.blocked.message if choice.blocked.code == "insufficient_memory" else None
 
@@ -141,14 +145,15 @@ class HandOver:
     async def run(self) -> None:
         """Until cancelled."""
         if self._link is not None:
-            self._link.say("hello", version=appliance.__version__, drain_s=self._loop.spec.swap.drain_timeout)
+            self._link.say(
+                "hello", version=appliance.__version__, drain_s=self._loop.in_force.swap.drain_timeout
+            )
             await self._link.listen(self._obey, self._stop.set)
 
     async def _obey(self, order: Message) -> None:
         match order.get("do"):
             case "beside":
-                self._sampler.beside = int(order["bytes"])
-                self._loop.poke()
+                self._beside(int(order["bytes"]))
             case "told":
                 self._told(order["last"])
             case "go":
@@ -162,6 +167,11 @@ class HandOver:
                 self._leaving = asyncio.create_task(self._leave(order.get("idle_s")))
             case other:
                 log.error("the holder says %r, which this version does not know", other)
+
+    def _beside(self, count: int) -> None:
+        if count != self._sampler.beside:
+            self._sampler.beside, self._beside_at = count, self._loop.now()
+            self._loop.poke()
 
     async def _go(self) -> None:
         """Take the lock, read the state anew, accept."""
@@ -204,7 +214,7 @@ class HandOver:
 
     async def _leave(self, idle_s: float | None) -> None:
         self.stage = "leaving"
-        grace = self._loop.spec.swap.drain_timeout
+        grace = self._loop.in_force.swap.drain_timeout
         log.info("another appliance serves from now on: what runs here gets %g s", grace)
         await self._listeners.hand_over(grace, idle_s)
         self._stop.set()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from tests.e2e.machine import LIMIT_S, LOOK_S, MINI, ROOT, Machine
+from appliance.holder.place import Place
+from tests.e2e.machine import LIMIT_S, MINI, ROOT, Machine
 
 DRAIN_S = 8
 
@@ -59,6 +59,11 @@ class Held(Machine):
     def service(self) -> dict[str, Any]:
         return dict(self.status()["service"])
 
+    def place(self) -> Place:
+        place = Place(self.file)
+        place.folder = self.folder / ".lmx/holders"
+        return place
+
     def appliances(self) -> list[psutil.Process]:
         """The holder's children that run now."""
         return self.engines()
@@ -83,9 +88,3 @@ class Held(Machine):
                 if one.is_running():
                     one.kill()
             psutil.wait_procs(below, LIMIT_S)
-
-    def until_log(self, text: str) -> None:
-        end = time.monotonic() + LIMIT_S
-        while text not in self.log.read_text(errors="replace"):
-            assert time.monotonic() < end, self.tail()
-            time.sleep(LOOK_S)

@@ -1,0 +1,190 @@
+"""What goes wrong with an upgrade, and what goes on all the same."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from appliance.holder.place import Place
+from tests.e2e.machine import free_port, gone
+from tests.upgrade.held import Held
+from tests.upgrade.load import Load
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
+    made = Held(tmp_path_factory.mktemp("held"))
+    made.up()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "within", "words"),
+    [
+        ("broken", "60s", "ModuleNotFoundError: import of sanic halted"),
+        ("older", "60s", "was written by a later LMX (its form is 1, this version knows 0)"),
+        ("silent", "1s", "not ready in time"),
+        ("dying", "60s", "SIGKILL"),
+    ],
+)
+def test_one_that_cannot_serve_leaves_the_other_as_it_was(
+    held: Held, mode: str, within: str, words: str
+) -> None:
+    before, (process,) = held.service(), held.appliances()
+    with Load(held.port, streams=2).running() as load:
+        done = held.verb("upgrade", "--python", str(held.pythons(mode)), "--within", within)
+    assert (done.returncode, done.stdout, load.errors) == (1, "", [])
+    assert words in done.stderr
+    assert "what serves, serves on" in done.stderr
+    after = held.service()
+    assert (after["since"], after["stage"]) == (before["since"], "serving")
+    assert (after["last_upgrade"]["result"], words in after["last_upgrade"]["reason"]) == ("failed", True)
+    assert words in next(e["message"] for e in held.status()["events"][::-1] if e["type"] == "UpgradeFailed")
+    assert held.appliances() == [process]
+
+
+def test_no_python_no_profile_and_no_holder_are_said_at_once(held: Held, tmp_path: Path) -> None:
+    nothing = tmp_path / "python"
+    assert f"there is no Python at {nothing}" in held.verb("upgrade", "--python", str(nothing)).stderr
+    nothing.write_text("no program")
+    assert "cannot be started: Permission denied" in held.verb("upgrade", "--python", str(nothing)).stderr
+    missing = held.verb("switch", "--to", "noon")
+    assert missing.returncode == 1
+    assert "there is no profile 'noon'" in missing.stderr
+    assert "letters, digits, dashes" in held.verb("switch", "--to", "../x").stderr
+    alone = Held(tmp_path)
+    alone.write(alone.spec())
+    assert "lmx serve -f" in alone.verb("upgrade").stderr
+
+
+def test_what_is_no_question_ends_a_connection_and_not_the_holder(held: Held) -> None:
+    place = held.place()
+    path = next(place.folder.glob("*.sock"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
+    for bad in (
+        b"\n{\n",
+        b"[1]\n",
+        b"\xff\xfe\n",
+        b'{"do": "dance"}\n',
+        b'{"do": "upgrade", "python": "python"}\n',
+        b'{"do": "upgrade", "within_s": "soon"}\n',
+        b'{"do": "switch", "profile": 3}\n',
+        b'{"do": "upgrade", "strategy": "hope"}\n',
+        b'{"fds": 3}\n',
+        b"[" * 100_000,
+        b'{"do": "status"}\n{"do": "status"}\n',
+    ):
+        assert b'"ok": false' in asked(place, bad) or b"status" in bad
+    with place.connect(5) as silent:
+        silent.send(b'{"do": "sta')
+    assert b'"current"' in asked(place, b'{"do": "status"}\n')
+    assert held.answer("hi") == held.answer("hi")
+
+
+def asked(place: Place, question: bytes) -> bytes:
+    with place.connect(5) as sock:
+        try:
+            sock.sendall(question)
+            answer = b""
+            while part := sock.recv(65536):
+                answer += part
+        except ConnectionError:  # it has answered and closed before it read all of what came
+            pass
+        return answer
+
+
+def test_a_second_holder_of_the_file_says_which_process_is_the_first(held: Held) -> None:
+    assert held.process is not None
+    done = held.verb("serve")
+    assert done.returncode == 1
+    assert f"process {held.process.pid} holds this file already" in done.stderr
+
+
+def test_while_a_crashed_appliance_is_started_again_clients_wait(held: Held) -> None:
+    (process,) = held.appliances()
+    engines = process.children()
+    process.kill()
+    assert gone([process, *engines])
+    assert held.answer("hi")  # nobody accepts now: the connection waits for the next one
+    (after,) = held.appliances()
+    assert after != process
+    assert held.status()["version"]
+
+
+def test_a_port_that_was_edited_stays_over_an_upgrade(held: Held) -> None:
+    old, held.port = held.port, free_port()
+    held.write(held.spec())
+    held.until_synced()
+    held.upgraded("upgrade")
+    assert held.answer("hi")
+    held.until_alone()
+    listening = {c.laddr.port for p in psutil.process_iter() if is_ours(p, held) for c in sockets(p)}
+    assert listening == {held.port}
+    assert old not in listening
+
+
+def is_ours(process: psutil.Process, held: Held) -> bool:
+    assert held.process is not None
+    try:
+        return held.process.pid in (process.pid, *(p.pid for p in process.parents()))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def sockets(process: psutil.Process) -> list[Any]:
+    return [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+
+
+def test_sigterm_drains_and_ends_everything(held: Held) -> None:
+    assert held.process is not None
+    below = psutil.Process(held.process.pid).children(recursive=True)
+    answers: list[tuple[int, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(held.ask("tell me", max_tokens=400)))
+    asking.start()
+    held.until(lambda s: s["traffic"]["in_flight"] > 0)
+    assert held.stop() == 0
+    asking.join(60)
+    assert [status for status, _ in answers] == [200]
+    assert gone(below)
+    assert not list(held.place().folder.glob("*.sock"))
+
+
+def test_where_both_do_not_fit_the_first_is_drained_and_requests_wait(tmp_path: Path) -> None:
+    small = Held(tmp_path)
+    small.up(small.spec(memory={"budget": "480MiB", "warning": "90%", "critical": "95%"}))
+    try:
+        with Load(small.port, streams=2).running() as load:
+            outcome = small.upgraded("upgrade", "--python", str(small.pythons("newer")))
+        assert (outcome["result"], outcome["drained_first"], load.errors) == ("done", True, [])
+        assert small.service()["version"] == "9.9.9"
+        with Load(small.port, streams=2).running() as load:
+            done = small.verb("upgrade", "--python", str(small.pythons("dying")))
+        assert (done.returncode, load.errors) == (1, [])
+        assert "was started again" in done.stderr
+        small.until(lambda s: s["service"]["last_upgrade"]["result"] == "rolled_back")
+        assert small.service()["version"] == "9.9.9"
+    finally:
+        small.close()
+
+
+def test_the_holder_carries_nothing_but_the_standard_library() -> None:
+    code = "import sys, appliance.holder.__main__; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert set(found.stdout.split()) - sys.stdlib_module_names - {"__main__"} <= {"appliance"}
+    assert "asyncio" not in found.stdout.split()
