@@ -17,6 +17,7 @@ import appliance
 from appliance.custody import Custody
 from appliance.held import Link
 from appliance.holder.lines import Message
+from appliance.holder.move import in_words
 from appliance.lock import Locked
 from appliance.measuring import Sampler
 from appliance.remembered import Remembered
@@ -130,13 +131,13 @@ class HandOver:
         }
 
     def _lacks_room(self) -> str | None:
-        """Why the active model does not fit while another appliance holds memory, or did when this was found."""
+        """Why the active model does not fit, as long as another appliance's memory may be the reason."""
         plan, active = self._loop.plan, self._loop.in_force.active
         choice = plan.decision.get(active) if plan is not None and active is not None else None
         seen = self._loop.seen
         if choice is None or choice.blocked is None or seen is None:
             return None
-        if not self._sampler.beside and seen.memory.at > self._beside_at:
+        if not self._sampler.beside and (seen.memory.at or 0.0) > self._beside_at:
             return None
         return choice.blocked.message if choice.blocked.code == "insufficient_memory" else None
 
@@ -230,18 +231,3 @@ class HandOver:
         kind = EventType.UPGRADED if last.get("result") == "done" else EventType.UPGRADE_FAILED
         self._loop.emit(kind, in_words(last), last)
         self._loop.poke()
-
-
-def in_words(last: Message) -> str:
-    """How an upgrade or switch went, in a sentence."""
-    before, after = last.get("from") or {}, last.get("to") or {}
-    if last.get("kind") == "switch":
-        words = f"switch from {before.get('profile') or 'base'} to {after.get('profile') or 'base'}"
-    else:
-        words = (
-            f"upgrade from {before.get('version') or '?'} to {after.get('version') or after.get('python')}"
-        )
-    if last.get("result") == "done":
-        return words + (", drained first" if last.get("drained_first") else "")
-    kept = "started again" if last.get("result") == "rolled_back" else "serves on"
-    return f"{words} failed, what was there {kept}: {last.get('reason')}"

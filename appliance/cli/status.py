@@ -13,6 +13,7 @@ from appliance.cli.address import connect
 from appliance.cli.client import Appliance, NotRunning
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.terminal import Block, Span, line, refresh, show, show_json, table
+from appliance.holder.move import in_words
 
 EVERY = 1.0  # seconds between two looks with -w
 
@@ -89,6 +90,7 @@ def page(document: Mapping[str, Any]) -> list[Block]:
         )
     ]
     blocks += _facts(document)
+    blocks += _service(document.get("service") or {})
     blocks += _models(document.get("models") or {})
     blocks += _skills(document.get("skills") or {})
     blocks += _conditions(document.get("conditions") or [])
@@ -133,6 +135,20 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
     if source:
         revision = f" at {str(source['revision'])[:12]}" if source.get("revision") else ""
         yield line(("source   ", "dim"), f"{source.get('path', '-')}{revision}")
+
+
+def _service(service: Mapping[str, Any]) -> Iterator[Block]:
+    """What a holder has started, since when, and how the last upgrade or switch went."""
+    if not service.get("holder"):
+        return
+    profile = f", profile {service['profile']}" if service.get("profile") else ""
+    stage = "" if service.get("stage") == "serving" else f", {service.get('stage')}"
+    since = wording.ago(service.get("since"))
+    yield line(("serves   ", "dim"), f"LMX {service.get('version')}{profile}, since {since}{stage}")
+    last = service.get("last_upgrade")
+    if last:
+        style = "dim" if last.get("result") == "done" else "yellow"
+        yield line(("         ", "dim"), (f"{wording.ago(last.get('at'))}: {in_words(last)}", style))
 
 
 def _models(models: Mapping[str, Any]) -> Iterator[Block]:

@@ -51,3 +51,18 @@ class Move:
             "to": {"version": self.child.version if self.child is not None else None, **self.command.named},
             "drained_first": self.drained_first,
         }
+
+
+def in_words(last: dict[str, Any]) -> str:
+    """How an upgrade or switch went, in a sentence."""
+    before, after = last.get("from") or {}, last.get("to") or {}
+    if last.get("kind") == "switch":
+        words = f"switch from {before.get('profile') or 'base'} to {after.get('profile') or 'base'}"
+    else:
+        words = (
+            f"upgrade from {before.get('version') or '?'} to {after.get('version') or after.get('python')}"
+        )
+    if last.get("result") == "done":
+        return words + (", drained first" if last.get("drained_first") else "")
+    kept = "started again" if last.get("result") == "rolled_back" else "serves on"
+    return f"{words} failed, what was there {kept}: {last.get('reason')}"

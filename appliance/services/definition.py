@@ -2,7 +2,11 @@
 
 Times fit into each other: running requests get `swap.drain_timeout`, the rest of the way down `WIND_DOWN_S`
 more, and only after both (`stop_s`) may the manager kill. The environment holds no secret, because unit files
-can be read by everyone: those go into a file of mode 0600 that `lmx up --env-file` reads.
+can be read by everyone: those go into a file of mode 0600 that `lmx serve --env-file` reads.
+
+What is started is the holder (docs/upgrading.md). It passes signals on and ends after the appliance, so these
+times hold for both; and its children lead sessions of their own, so a manager that ends a whole process group
+when the main process is gone cannot cut short a drain.
 """
 
 from __future__ import annotations
@@ -59,8 +63,7 @@ class Service:
             str(self.python),
             "-P",
             "-m",
-            "appliance.cli",
-            "up",
+            "appliance.holder",
             "--file",
             str(self.file),
             "--log",
