@@ -10,11 +10,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos fuzz soak lock wheel clean
+.PHONY: help up test lint format bench chaos fuzz soak trial pictures lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 up: $(READY) ## install what is needed, then serve what lmx.yaml says (FILE=other.yaml for another)
 	@exec $(BIN)/lmx up -f $(FILE)
@@ -40,13 +40,19 @@ bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 
 chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAULTS=300)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
-	$(BIN)/python -m pytest -q -m heavy
+	$(BIN)/python -m pytest -q -m heavy --ignore tests/packaging/test_trial.py
 
 fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow, and requests of every kind
 	$(BIN)/python -m pytest -q -m fuzz $(ARGS)
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
+
+trial: $(READY) ## as a new user: fresh clone, fresh HOME, the README's own commands, with the time each takes
+	$(BIN)/python -m pytest -q -m heavy $(ARGS) tests/packaging/test_trial.py
+
+pictures: $(READY) ## take the sessions and the picture of docs/first-hour.md anew (needs chromium)
+	$(BIN)/python -m tests.documents.pictures
 
 wheel: $(READY) ## build the wheel into dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
