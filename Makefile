@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos fuzz soak trial pictures lock wheel clean
+.PHONY: help up test lint format bench chaos fuzz upgrade soak trial pictures lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
@@ -44,6 +44,9 @@ chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAU
 
 fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow, and requests of every kind
 	$(BIN)/python -m pytest -q -m fuzz $(ARGS)
+
+upgrade: $(READY) ## fifty upgrades and switches under sixteen streams: none refused, none cut
+	$(BIN)/python -m pytest -q -s -m heavy $(ARGS) tests/upgrade
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)

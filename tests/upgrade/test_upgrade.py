@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -36,3 +38,26 @@ def test_an_upgrade_and_a_switch_and_back_under_load_lose_nothing(held: Held) ->
     assert (held.folder / "state/profiles/night/history.db").exists()
     assert held.service()["profile"] is None
     held.until_alone()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+def test_fifty_upgrades_and_switches_under_sixteen_streams_lose_nothing(held: Held) -> None:
+    python, newer = sys.executable, str(held.pythons("newer"))
+    turns = [
+        ("upgrade", "--python", newer),
+        ("switch", "--to", "night", "--graceful"),
+        ("upgrade", "--python", python),
+        ("switch", "--to", "base", "--graceful"),
+    ]
+    before: list[int] = []
+    with Load(held.port, streams=16).running() as load:
+        for number, words in zip(range(50), itertools.cycle(turns), strict=False):
+            before.append(load.done.total())
+            outcome = held.upgraded(*words)
+            assert outcome["result"] == "done", outcome
+            assert load.errors == [], f"at {number}: {words}"
+            held.until_alone()
+    assert load.errors == []
+    assert all(later > earlier for earlier, later in itertools.pairwise(before)), "served all along"
+    print(f"50 times: {dict(load.done)}, no error")
