@@ -42,7 +42,7 @@ def refusals(found: Sequence[layers.Read], data: Any) -> list[Fault]:
     held = tree.raw(variable) if variable is not None else None
     faults = []
     for read in theirs:
-        for loc, right, what in _asked(read.root, data, keys is not None, held):
+        for loc, right, what in _asked(read.root, data, not _null(keys), held):
             if right not in granted:
                 faults.append(Fault(tree.locate(read.root, loc, key=True), _words(right, what), loc))
     return faults
