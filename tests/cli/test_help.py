@@ -56,10 +56,10 @@ def test_a_verb_still_to_come_says_so(lmx: Lmx, verb: str) -> None:
     assert f"`lmx {verb}` is not supported yet" in result.err
 
 
-def test_up_refuses_a_profile_by_name(lmx: Lmx) -> None:
+def test_up_names_the_file_of_a_profile_that_is_not_there(lmx: Lmx) -> None:
     result = lmx("up", "--profile", "night")
     assert result.code == 1
-    assert "--profile is not supported yet" in result.err
+    assert "there is no profile 'night': lmx.night.yaml is not there" in result.err
 
 
 def test_a_wrong_option_is_one_line_and_exit_1_so_that_plan_keeps_2_for_changes(lmx: Lmx) -> None:
