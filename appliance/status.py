@@ -145,20 +145,26 @@ def plan_lines(loop: Loop) -> list[dict[str, Any]]:
         }
         for i, a in enumerate(loop.plan.actions)
     ]
-    for engine in loop.seen.engines if loop.seen is not None else ():
+    if loop.seen is None:
+        return lines
+    for name, form in loop.in_force.models.items():
+        files = loop.seen.files.get(digest(form))
+        if files is not None and files.state == "downloading":
+            lines.append(_running("download", name, files.message or "files are on their way"))
+    for engine in loop.seen.engines:
         if engine.state in (EngineState.STARTING, EngineState.LOADING, EngineState.PROBING):
-            lines.append(_running("load", engine))
+            lines.append(_running("load", engine.model, f"{engine.id} is {engine.state.value}"))
         elif engine.state is EngineState.DRAINING:
-            lines.append(_running("drain", engine))
+            lines.append(_running("drain", engine.model, f"{engine.id} is {engine.state.value}"))
     return lines
 
 
-def _running(action: str, engine: EngineObs) -> dict[str, Any]:
+def _running(action: str, model: str, reason: str) -> dict[str, Any]:
     return {
         "action": action,
-        "model": engine.model,
-        "reason": f"{engine.id} is {engine.state.value}",
-        "field": f"models.{engine.model}",
+        "model": model,
+        "reason": reason,
+        "field": f"models.{model}",
         "mark": "",
         "state": "running",
     }

@@ -49,7 +49,10 @@ def attention(status: Mapping[str, Any]) -> list[Attention]:
     """From a status document."""
     found = []
     conditions = {one["type"]: one for one in status["conditions"]}
+    said = {one["message"] for kind, one in conditions.items() if kind != "Stalled" and told(one)}
     for kind, one in conditions.items():
+        if kind == "Stalled" and one["message"] in said:
+            continue  # what stalls it has a name of its own
         if told(one):
             _, level, what = _TOLD[kind]
             found.append(Attention(level, what, one["message"] or one["reason"], one["last_transition"]))

@@ -57,15 +57,17 @@ def bar(memory: Mapping[str, Any]) -> Bar | None:
 
     ours = at(used)
     others = min(at(other), WIDTH - ours)
-    segments = (
-        Segment(f"ours {memory['level'] or 'normal'}", 0, ours),
-        Segment("others", WIDTH - others, others),
-    )
+    level = memory["level"] or "normal"
+    look = {"ours": "ours normal", "others": "others"}  # who causes it has its colour
+    if level != "normal":
+        cause = memory["cause"] or "ours"
+        look[cause] = f"{cause} {level}"
+    segments = (Segment(look["ours"], 0, ours), Segment(look["others"], WIDTH - others, others))
     limits = {"warning": memory["warning_bytes"], "critical": memory["critical_bytes"], "budget": budget}
     marks = tuple(Mark(name, at(value), size(value)) for name, value in limits.items())
     legend = (
-        (f"ours {memory['level'] or 'normal'}", "LMX", size(used)),
-        ("others", "other programs", size(other)),
+        (look["ours"], "LMX", size(used)),
+        (look["others"], "other programs", size(other)),
         ("free", "free", size(max(0, whole - used - other))),
     )
     text = (

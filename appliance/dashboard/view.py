@@ -73,7 +73,10 @@ def view(
         now=now,
         attention=tuple(attention(status)),
         conditions=tuple((one, _look(one, status["conditions"])) for one in status["conditions"]),
-        plan=tuple(_step(line, status, moving) for line in status["plan"]),
+        plan=tuple(
+            _step(line, status, moving)
+            for line in sorted(status["plan"], key=lambda x: x["state"] != "running")
+        ),
         progress=moving,
         bar=bar(status["memory"]),
         charts=tuple(charts(status, samples)),

@@ -83,7 +83,7 @@ class Appliance(Machine):
         spec = copy.deepcopy(self.usual())
         for layer in self.layers.values():
             for key, value in layer.items():
-                spec[key] = {**spec[key], **value} if isinstance(value, dict) else value
+                spec[key] = {**spec.get(key, {}), **value} if isinstance(value, dict) else value
         self.write(spec)
 
     def lay(self, name: str, **changes: Any) -> None:

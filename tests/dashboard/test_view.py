@@ -190,6 +190,13 @@ def test_what_is_worst_comes_first_and_is_said_once() -> None:
     assert [one.level for one in found] == ["critical", "warning", "notice"]
 
 
+def test_what_stalls_it_is_not_said_twice() -> None:
+    status = document(Stalled="True", ConfigAccepted="False")
+    for one in status["conditions"]:
+        one["message"] = "line 3: no such key"
+    assert [one.what for one in attention(status)] == ["The newest file is refused; the one before is served"]
+
+
 def test_a_quarantined_model_and_an_open_breaker_are_told() -> None:
     status = document()
     status["models"]["other"] = model("quarantined", reason="crashed three times")
@@ -257,6 +264,34 @@ def test_more_than_there_is_stays_in_the_bar(used: int, other: int) -> None:
     assert ours.name == "ours critical"
     assert ours.width + others.width <= 1000
     assert others.x == 1000 - others.width
+
+
+def test_who_causes_pressure_has_its_colour() -> None:
+    for cause, names in (("ours", ["ours warning", "others"]), ("others", ["ours normal", "others warning"])):
+        found = bar(document()["memory"] | {"level": "warning", "cause": cause})
+        assert found is not None
+        assert [one.name for one in found.segments] == names
+
+
+def test_what_lies_over_the_file_is_shown_with_its_end() -> None:
+    status = document(Overridden="True")
+    status["overrides"] = [
+        {"kind": "try", "model": None, "by": "127.0.0.1", "at": NOW - 60, "until": NOW + 240},
+        {"kind": "unload", "model": "other", "by": None, "at": NOW - 60, "until": None},
+    ]
+    text = re.sub(r"\s+", " ", "".join(parsed(html(status)).text))
+    assert "Trythe whole appliance, by 127.0.0.1, 1 min ago, for 4 min more" in text
+    assert "Unloadother, 1 min ago, until it is cleared" in text
+    status["overrides"] = []
+    assert "Unload" not in html(status)
+
+
+def test_the_commit_is_told_where_there_is_one() -> None:
+    status = document()
+    status["source"] |= {"kind": "git", "revision": "a" * 40, "ref": "main"}
+    status["last_applied"]["revision"] = "b" * 40
+    text = re.sub(r"\s+", " ", " ".join(parsed(html(status)).text))
+    assert f"Commit {'a' * 12} {'b' * 12} (differs)" in text
 
 
 def test_memory_that_is_not_measured_yet() -> None:
