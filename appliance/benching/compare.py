@@ -56,7 +56,11 @@ def notes(before: Mapping[str, Any], after: Mapping[str, Any], settings: Sequenc
         found.append("no setting differs: what differs here is noise, or something outside LMX")
     if len(settings) > 1:
         found.append(f"{len(settings)} settings differ: these tables cannot say which of them did it")
-    for what, name in (("kind", "kind of run"), ("model", "model")):
+    for what, name in (
+        ("kind", "kind of run"),
+        ("model", "model"),
+        ("max_tokens", "longest answer"),
+    ):
         if before.get(what) != after.get(what):
             found.append(f"another {name}: {before.get(what)} before, {after.get(what)} now")
     old, new = before["appliance"].get("version"), after["appliance"].get("version")

@@ -1,14 +1,15 @@
 """What a run is saved as: one JSON document, written whole or not at all. `format` rises with its shape.
 
-format     1
-lmx        version of this program
-at         when it began, ISO 8601 in UTC          seconds    how long it took
-kind       quick | full                            model      that was asked
-appliance  {name, version, generation, digest, others}     others: requests in flight before it began
-settings   the spec in force, as files write it (values from the environment by their names)
-cells      digest of the cells that were asked, null where none was
-figures    [{name, unit, better: higher|lower, values: one a round, median, low, high}]
-quality    [{area, passed, asked, cells: [{name, passed: one a round, why: of the last failure}]}]
+format      1
+lmx         version of this program
+at          when it began, ISO 8601 in UTC         seconds    how long it took
+kind        quick | full                           model      that was asked
+appliance   {name, version, generation, digest, others}    others: requests in flight before it began
+settings    the spec in force, as files write it (values from the environment by their names)
+cells       digest of the cells that were asked, null where none was
+max_tokens  longest answer of cells, null where each had its own       cut    failed answers cut there
+figures     [{name, unit, better: higher|lower, values: one a round, median, low, high}]
+quality     [{area, passed, asked, cells: [{name, passed: one a round, why: of the last failure}]}]
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def made(
         "appliance": dict(appliance),
         "settings": settings,
         "cells": cells.digest() if plan.cells else None,
+        "max_tokens": plan.max_tokens,
+        "cut": sum(verdict.cut for verdicts in found.verdicts.values() for verdict in verdicts),
         "figures": _figures(found),
         "quality": _quality(plan, found),
     }

@@ -36,10 +36,11 @@ ANY: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """why: of a failure, what was asked for and what came."""
+    """why: of a failure, what was asked for and what came. cut: it failed, and was cut at its longest."""
 
     passed: bool
     why: str = ""
+    cut: bool = False
 
 
 def check(expect: Mapping[str, Any]) -> None:
@@ -60,7 +61,7 @@ def judge(expect: Mapping[str, Any], message: Mapping[str, Any]) -> Verdict:
         why = _code(wanted, text) if name == "code" else _CHECKS[name](wanted, text, calls)
         if why:
             cut = message.get("finish_reason") == "length"
-            return Verdict(False, f"{why}, and the answer was cut at its longest" if cut else why)
+            return Verdict(False, f"{why}, and the answer was cut at its longest" if cut else why, cut)
     return Verdict(True)
 
 

@@ -30,6 +30,7 @@ class Plan:
     quality_rounds: int
     within_s: float
     cells: Sequence[Cell]
+    max_tokens: int | None  # of each cell's answer; None: what the cell says
     speeds: bool
     salt: str
     most: int | None
@@ -91,7 +92,10 @@ async def _cells(
         nonlocal done
         async with turn:
             # Another seed each round: a model that draws its answers shows how much they vary.
-            message = await asking.whole(http, {**cell.body, "model": plan.model, "seed": number + 1})
+            body = {**cell.body, "model": plan.model, "seed": number + 1}
+            if plan.max_tokens is not None:
+                body["max_tokens"] = plan.max_tokens
+            message = await asking.whole(http, body)
         verdict = await asyncio.to_thread(judging.judge, cell.expect, message)
         found.verdicts.setdefault(cell.name, []).append(verdict)
         done += 1

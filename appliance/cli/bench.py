@@ -39,6 +39,10 @@ def bench(
         str | None, typer.Option(metavar="PARTS", help=f"Some of {','.join(PARTS)}; default: all.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, max=100, help="Rounds of speeds.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer of a cell: more for models that think."),
+    ] = None,
     within: Annotated[str | None, typer.Option(metavar="15m", help="Begin no new round after this.")] = None,
     model: Annotated[
         str, typer.Option("-m", "--model", help="A model of the file, by name or alias.")
@@ -61,7 +65,9 @@ def bench(
     if save is not None and not save.absolute().parent.is_dir():
         raise CliError(f"--save: there is no folder {save.absolute().parent}")
     with connect(file, url) as appliance:
-        plan, seen = _plan(appliance, model, parts, quick=quick, rounds=rounds, within=within)
+        plan, seen = _plan(
+            appliance, model, parts, quick=quick, rounds=rounds, within=within, max_tokens=max_tokens
+        )
         began = time.time()
         try:
             with busy("looking at the appliance") as line_:
@@ -85,6 +91,8 @@ def bench(
         show(*_page(made))
         if plan.speeds and found.rounds < plan.rounds:
             note(f"the time was up after {found.rounds} of {plan.rounds} rounds; --within allows more")
+        if made["cut"]:
+            note(f"failed answers that were cut at their longest: {made['cut']}; --max-tokens allows more")
 
 
 def _parts(only: str | None) -> tuple[str, ...]:
@@ -116,6 +124,7 @@ def _plan(
     quick: bool,
     rounds: int | None,
     within: str | None,
+    max_tokens: int | None,
 ) -> tuple[Plan, dict[str, Any]]:
     """What to measure, and what the appliance says of itself before it."""
     from appliance.benching import cells, speed
@@ -151,6 +160,7 @@ def _plan(
         quality_rounds=QUICK_QUALITY_ROUNDS if quick else QUALITY_ROUNDS,
         within_s=seconds,
         cells=[cell for cell in cells.read() if cell.area in parts],
+        max_tokens=max_tokens,
         speeds="speed" in parts,
         salt=secrets.token_hex(8),
         most=chosen["context"]["effective"],

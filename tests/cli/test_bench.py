@@ -81,12 +81,25 @@ def test_one_changed_setting_is_named_beside_what_it_did(machine: Machine, saved
 
 def test_as_a_table(machine: Machine) -> None:
     result = Lmx(machine.folder)("bench", "--quick", "--only", "json")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
+    assert result.err in (
+        "",
+        "lmx: failed answers that were cut at their longest: 1; --max-tokens allows more\n",
+    )
     head, _, header, row = result.out.splitlines()
     assert head.startswith("demo on ")
     assert header.split() == ["QUALITY", "PASSED", "FAILED"]
     assert row.startswith("json")
     assert "of 8" in row
+
+
+def test_answers_that_were_cut_are_counted_and_told(machine: Machine) -> None:
+    result = Lmx(machine.folder)("bench", "--quick", "--only", "chat", "--max-tokens", "2", "-o", "json")
+    made = json.loads(result.out)
+    assert made["max_tokens"] == 2
+    failed = [cell for area in made["quality"] for cell in area["cells"] if not all(cell["passed"])]
+    assert 0 < made["cut"] <= len(failed)
+    assert sum("cut at its longest" in cell["why"] for cell in failed) == made["cut"]
 
 
 @pytest.mark.parametrize(
