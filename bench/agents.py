@@ -4,6 +4,9 @@ Both sides run the same model and get the same system prompt, task and results; 
 the assistant's words is what that side answered. mlx-lm's server runs with its own prompt cache: as it comes
 for one conversation, and with the same bytes as LMX's memory tier for several at once.
 
+A third column, `floor`, is what the new tokens of LMX's turns cost without any server (bench/floor.py): it
+shows how much of a time to first token is the model's own computation.
+
 An agent is plain, or it begins each request's system prompt with a line that is never the same twice, as
 Claude Code does, or its model thinks: the first half of each answer is thinking, which clients do not send
 back, so that the next prompt parts from what was computed at the last answer's first word. A model of
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models, talk
+from bench.floor import floor
 from bench.nextturn import CONTEXT
 from bench.sides import Ours, Peer, Side, only
 from bench.talk import Message, Turn
@@ -61,9 +65,9 @@ def bytes_per_token(shape: str) -> int:
 
 
 def one(scratch: Path, rounds: int, kind: str) -> list[dict[str, Played]]:
-    """A conversation at a time, all different. kind: one of KINDS."""
+    """A conversation at a time, all different, and its floor. kind: one of KINDS."""
     cache = {"memory": "1GiB", "disk": "8GiB"}
-    return _play(scratch, kind, rounds, 1, cache, ())
+    return _play(scratch, kind, rounds, 1, cache, (), bare=True)
 
 
 def several(scratch: Path, rounds: int) -> list[dict[str, Played]]:
@@ -81,7 +85,10 @@ def _play(
     talks: int,
     cache: dict[str, Any],
     options: tuple[str, ...],
+    *,
+    bare: bool = False,
 ) -> list[dict[str, Played]]:
+    """bare: with the floor of each round."""
     folder = models.make(scratch / name, "window" if name == "window" else SHAPE, CONTEXT)
     place = scratch / f"{name}-run"
     place.mkdir()
@@ -91,7 +98,13 @@ def _play(
         sides.append(Peer(folder, place, *options))
         for side in sides:
             asyncio.run(talk.ask(side.port, side.model, [talk.task(random.Random(name))], ANSWER))
-        return [_round(sides, name, talks, round_) for round_ in range(rounds)]
+        played = []
+        for round_ in range(rounds):
+            played.append(_round(sides, name, talks, round_))
+            if bare:
+                with only(None, sides):
+                    played[-1]["floor"] = Played(floor(folder, played[-1]["ours"].turns))
+        return played
     finally:
         for side in sides:
             side.close()

@@ -72,11 +72,18 @@ def _crowd(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
 
 def _agents(name: str, played: list[dict[str, agents.Played]], goal: float) -> tuple[Record, list[Row]]:
     rows = []
-    for side in ("peer", "ours"):
+    for side in [side for side in ("peer", "ours", "floor") if side in played[0]]:
         first = statistics.median(round_[side].first_s for round_ in played)
         cached = 100 * statistics.median(round_[side].cached for round_ in played)
-        rows.append(Row(f"{name}: {side}, total to first token", first, None, unit="s"))
+        what = "bare forward of the new tokens" if side == "floor" else "total to first token"
+        rows.append(Row(f"{name}: {side}, {what}", first, None, unit="s"))
+        if side == "floor":
+            continue
         rows.append(Row(f"{name}: {side}, prompt tokens from the cache", cached, None, unit="%"))
+    for side in ("ours", "peer"):
+        if "floor" in played[0]:
+            over = statistics.median(round_[side].first_s / round_["floor"].first_s for round_ in played)
+            rows.append(Row(f"{name}: {side} / floor", over, None))
     ratio = statistics.median(round_["ours"].first_s / round_["peer"].first_s for round_ in played)
     rows.append(Row(f"{name} (results as user messages): ours / peer", ratio, goal, at_least=False))
     return {"rounds": [{side: asdict(p) for side, p in round_.items()} for round_ in played]}, rows
