@@ -244,7 +244,8 @@ def opened(message: Message) -> Message:
     for call in message["tool_calls"]:
         function = dict(call["function"])
         if isinstance(function.get("arguments"), str):
-            with contextlib.suppress(ValueError):  # what a model wrote half, templates get as the text it is
+            # what a model wrote half, or no reader could read, templates get as the text it is
+            with contextlib.suppress(ValueError, RecursionError):
                 function["arguments"] = json.loads(function["arguments"] or "{}")
         calls.append({**call, "function": function})
     return {**message, "tool_calls": calls}

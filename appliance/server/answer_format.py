@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from appliance import wire
@@ -59,7 +58,7 @@ def json_schema(raw: Raw, where: str, name: str | None = None, named: str = "") 
         raise invalid(named, f"a name has 1 to 64 letters, digits, '_' and '-', found {shown(name)}")
     if len(memoryview(raw)) > MAX_BYTES:
         raise invalid(where, f"at most {MAX_BYTES} bytes, found {len(memoryview(raw))}")
-    if raw is schema.NULL or not isinstance(msgspec.json.decode(raw), dict | bool):
+    if raw is schema.NULL or not isinstance(parse(raw, object, where), dict | bool):
         raise invalid(where, "must be a JSON Schema, an object")
     return wire.Grammar("json_schema", str(memoryview(raw), "utf-8"))
 

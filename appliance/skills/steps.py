@@ -48,7 +48,7 @@ def as_object(arguments: str) -> dict[str, Any] | None:
     """The arguments of a call; None where they are no JSON object."""
     try:
         found = json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # not JSON, or too deep to be read
         return None
     return found if isinstance(found, dict) else None
 

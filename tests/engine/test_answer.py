@@ -213,11 +213,13 @@ def test_an_end_marker_inside_a_string_ends_nothing() -> None:
         '{"name": "ping", "arguments": "no"}',
         '{"name": "ping", "arguments": "\\"no\\""}',
         '{"name": "ping", "arguments": "{\\"a\\": \\"\\ud800\\"}"}',  # half a character cannot be sent
+        f'{{"name": "ping", "arguments": "{"[" * 3000}"}}',  # deeper than any reader goes
         '{"name": 3, "arguments": {}}',
         '{"arguments": {}}',
         '{"name": "ping",}',
         '{"name": "ping", "arguments": [1]}',
     ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_call_comes_as_text_markers_included(text: str) -> None:
     parts = split(plan("json_tools"), f"before <tool_call>{text}</tool_call> after")[0]

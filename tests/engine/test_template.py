@@ -161,8 +161,9 @@ def test_templates_get_arguments_as_objects_and_as_text_where_they_want_that(fil
     assert 'fargs {"a": 1}' in ask(made(files, wants_text), turns)
 
 
-def test_arguments_that_are_no_json_stay_what_they_are() -> None:
-    half = {"id": "x", "function": {"name": "f", "arguments": '{"a": '}}
+@pytest.mark.parametrize("arguments", ['{"a": ', "[" * 3000], ids=["half", "deep"])
+def test_arguments_that_are_no_json_stay_what_they_are(arguments: str) -> None:
+    half = {"id": "x", "function": {"name": "f", "arguments": arguments}}
     message = {"role": "assistant", "tool_calls": [half]}
     assert opened(message) == message
 

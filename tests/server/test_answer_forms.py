@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from appliance import wire
 from appliance.errors import ApiError
@@ -45,6 +46,14 @@ def text(**body: Any) -> wire.Submit:
 )
 def test_a_form_becomes_a_grammar(read: Any, form: Any, grammar: wire.Grammar | None) -> None:
     assert read(response_format=form).grammar == grammar
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-" + b"9" * 5000])
+def test_a_number_that_no_reader_takes_is_the_clients_fault(number: bytes) -> None:
+    """Responses and Messages hand over the schema as it came."""
+    with pytest.raises(ApiError) as caught:
+        answer_format.json_schema(Raw(b'{"maximum": %b}' % number), "text.format.schema")
+    assert (caught.value.code, caught.value.param) == ("invalid_request", "text.format.schema[...]")
 
 
 LONG = "x" * answer_format.MAX_BYTES

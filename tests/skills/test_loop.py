@@ -183,6 +183,9 @@ async def test_calls_of_one_round_run_side_by_side_and_are_answered_in_their_ord
         ("double", '{"number": "x"}', "error (invalid_arguments): number: Input should be a valid integer"),
         ("double", '{"number": ', "error (invalid_arguments): the arguments are no JSON object"),
         ("double", "[1]", "error (invalid_arguments): the arguments are no JSON object"),
+        pytest.param(
+            "double", '{"a":' * 3000, "error (invalid_arguments): the arguments are no JSON object", id="deep"
+        ),
         ("treble", "{}", "error (invalid_arguments): there is no tool 'treble'; there is: double"),
     ],
 )

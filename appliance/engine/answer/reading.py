@@ -176,7 +176,7 @@ def unpacked(text: str) -> str:
         if isinstance(found, str):  # an object inside a string
             text, found = found, json.loads(found)
             text.encode()  # half a surrogate pair cannot be sent
-    except ValueError:
+    except (ValueError, RecursionError):  # a string may hold what is nested deeper than `Follower` lets pass
         raise Broken("its arguments are not an object") from None
     if found is None:
         return "{}"

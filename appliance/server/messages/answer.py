@@ -136,7 +136,7 @@ def _arguments(text: str) -> dict[str, Any]:
     """An object, as the engine promises. One that was cut off by max_tokens is none: its pieces are shown."""
     try:
         found = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
