@@ -249,6 +249,7 @@ class _Appliance:
             self._memory,
             self._sampler,
             recalled,
+            file.restore,
             self._stop,
         )
         self._control.attach(self._loop, self._hand_over.status)
@@ -308,7 +309,7 @@ class _Appliance:
         stop_loop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             loop = tasks.create_task(self._loop.run(stop_loop))
-            watch = tasks.create_task(self._file.run(self._poke, self._stop))
+            watch = tasks.create_task(self._hand_over.while_serving(self._follow))
             beside = [
                 tasks.create_task(self._sampler.run()),
                 tasks.create_task(sample(self._control, self._feed, self._each_second)),
@@ -341,6 +342,9 @@ class _Appliance:
         if self._stop.is_set():
             self._now.set()
         self._stop.set()
+
+    async def _follow(self) -> None:
+        await self._file.run(self._poke, self._stop)
 
     async def _prune(self) -> None:
         while True:

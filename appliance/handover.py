@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import appliance
@@ -33,7 +33,8 @@ Stage = Literal["standby", "serving", "paused", "leaving"]
 
 
 class HandOver:
-    """recalled: what the state folder holds now. stop: set when this process is to end."""
+    """recalled: what the state folder holds now. restore: has the source look at what it keeps there. stop:
+    set when this process is to end."""
 
     def __init__(
         self,
@@ -45,11 +46,13 @@ class HandOver:
         memory: Remembered,
         sampler: Sampler,
         recalled: Callable[[], Memory],
+        restore: Callable[[], Awaitable[None]],
         stop: asyncio.Event,
     ) -> None:
         self._link, self._profile, self._custody = link, profile, custody
         self._loop, self._listeners, self._memory, self._sampler = loop, listeners, memory, sampler
-        self._recalled, self._stop = recalled, stop
+        self._recalled, self._restore, self._stop = recalled, restore, stop
+        self._serves, self._rests = asyncio.Event(), asyncio.Event()
         self.stage: Stage = "standby" if link is not None and link.standby else "serving"
         self.last = link.last if link is not None else None
         self.failed: str | None = None  # why this process cannot go on
@@ -60,6 +63,7 @@ class HandOver:
             listeners.kept, listeners.waits = link.sockets, link.standby
             listeners.on_listening = self._say_listening
             sampler.beside = link.beside
+        (self._serves if self.stage == "serving" else self._rests).set()
 
     # --- telling -----------------------------------------------------------------------------------
 
@@ -179,11 +183,13 @@ class HandOver:
         try:
             self._custody.take()
             self._memory.reread()
+            await self._restore()
             self._loop.remember(self._recalled())
         except (Locked, sqlite3.Error, OSError) as error:
             self._give_up(str(error))
             return
-        self.stage, self._since = "serving", time.time()
+        self._since = time.time()
+        self._enter("serving")
         await self._listeners.accept()
         assert self._link is not None
         self._link.say("serving")
@@ -193,7 +199,7 @@ class HandOver:
         """Let nobody in, write nothing, and let go of the lock."""
         if self.stage != "serving":
             return
-        self.stage = "paused"
+        self._enter("paused")
         await self._listeners.pause()
         self._loop.gate.frozen = self._memory.sealed = True
         self._custody.release()
@@ -208,17 +214,38 @@ class HandOver:
         except (Locked, sqlite3.Error, OSError) as error:
             self._give_up(str(error))
             return
-        self.stage = "serving"
+        self._enter("serving")
         self._loop.gate.frozen = self._memory.sealed = False
         await self._listeners.resume()
         self._loop.poke()
 
     async def _leave(self, idle_s: float | None) -> None:
-        self.stage = "leaving"
+        self._enter("leaving")
         grace = self._loop.in_force.swap.drain_timeout
         log.info("another appliance serves from now on: what runs here gets %g s", grace)
         await self._listeners.hand_over(grace, idle_s)
         self._stop.set()
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        on, off = (self._serves, self._rests) if stage == "serving" else (self._rests, self._serves)
+        on.set()
+        off.clear()
+
+    async def while_serving(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this as long as it is this process that serves, and again when it does again."""
+        while not self._stop.is_set():
+            await self._serves.wait()
+            working = asyncio.ensure_future(work())
+            resting = asyncio.ensure_future(self._rests.wait())
+            try:
+                await asyncio.wait({working, resting}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                resting.cancel()
+                working.cancel()
+                await asyncio.wait({working, resting})
+            if not working.cancelled():
+                working.result()
 
     def _give_up(self, reason: str) -> None:
         self.failed = reason

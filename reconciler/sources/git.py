@@ -153,8 +153,11 @@ class GitSource:
         )
 
     async def restore(self) -> None:
-        """After a start: read the commit that was taken out of the clone. The network is not asked."""
+        """After a start, or where this LMX takes over from another: read the commit that was taken out of the
+        clone. The network is not asked."""
         settings = self.settings
+        if settings is not None:
+            self.remembered = self._recall(settings) or self.remembered
         if settings is None or self.remembered is None:
             return
         repository = self._repository(settings)
