@@ -8,6 +8,7 @@ MINUTES ?= 10
 WORKERS ?= logical
 BIN := .venv/bin
 READY := .venv/.ready
+RUNS := .venv/.runs
 
 .DEFAULT_GOAL := help
 .PHONY: help up test lint format bench chaos fuzz upgrade soak trial pictures lock wheel clean
@@ -16,7 +17,7 @@ help: ## list the verbs
 	@echo "make VERB"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-up: $(READY) ## install what is needed, then serve what lmx.yaml says (FILE=other.yaml for another)
+up: $(RUNS) ## install what is needed, then serve what lmx.yaml says (FILE=other.yaml for another)
 	@exec $(BIN)/lmx up -f $(FILE)
 
 # Workers that are done take tests from those that are not. Eight at most: each runs appliances and engines of its own.
@@ -60,11 +61,10 @@ pictures: $(READY) ## take the sessions and the picture of docs/first-hour.md an
 wheel: $(READY) ## build the wheel into dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-lock: ## write requirements.lock anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+lock: ## write both locks anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	uv pip compile --universal --python-version 3.11 --generate-hashes --group dev $(ARGS) \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		--quiet --output-file requirements.lock pyproject.toml
+	$(COMPILE) --group dev $(ARGS) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --group run --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
 
 clean: ## remove what can be made again (not .venv, not downloaded models)
 	rm -rf dist build bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
@@ -73,14 +73,24 @@ clean: ## remove what can be made again (not .venv, not downloaded models)
 # --- set-up ----------------------------------------------------------------------------------------
 # Runs again only when the lock or pyproject.toml changes. A virtual environment that works is kept.
 
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# To serve takes half of the packages that developing takes, and a new user half the time.
+$(RUNS): requirements-run.lock pyproject.toml
+	@$(find_python); $(apt_install); $(make_venv)
+	@echo "Installing what LMX needs into .venv ..."
+	@$(PIP) install --quiet --require-hashes --no-deps --requirement requirements-run.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
 $(READY): requirements.lock pyproject.toml
 	@$(find_python); $(apt_install); $(make_venv)
 	@echo "Installing the locked packages into .venv ..."
 	@$(PIP) install --quiet --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@touch $(RUNS) $@
 
 define find_python
 python=; \

@@ -17,21 +17,38 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pins(lock: str) -> list[Requirement]:
+    lines = (line for line in lock.splitlines() if re.match(r"[a-z0-9]", line))
+    return [Requirement(line.removesuffix("\\").strip()) for line in lines]
+
+
 LOCK = (ROOT / "requirements.lock").read_text()
-PINS = [
-    Requirement(line.removesuffix("\\").strip()) for line in LOCK.splitlines() if re.match(r"[a-z0-9]", line)
-]
+RUN_LOCK = (ROOT / "requirements-run.lock").read_text()
+PINS = pins(LOCK)
 RUNTIME = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["dependency-groups"]["dev"]]
 
 
 def test_the_lock_satisfies_every_dependency_on_every_platform_it_names() -> None:
     for wanted in (*RUNTIME, *DEVELOPMENT):
-        pins = [pin for pin in PINS if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
-        assert pins, f"{wanted}: run make lock"
-        for pin in pins:
+        found = [pin for pin in PINS if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
+        assert found, f"{wanted}: run make lock"
+        for pin in found:
             (exact,) = pin.specifier
             assert wanted.specifier.contains(Version(exact.version)), f"{wanted}: {pin}: run make lock"
+
+
+def test_what_serving_takes_is_locked_to_the_same_and_is_far_less() -> None:
+    served = pins(RUN_LOCK)
+    assert {(pin.name, pin.specifier) for pin in served} <= {(pin.name, pin.specifier) for pin in PINS}
+    names = {canonicalize_name(pin.name) for pin in served}
+    for wanted in (*RUNTIME, *map(Requirement, PROJECT["dependency-groups"]["run"])):
+        assert canonicalize_name(wanted.name) in names, f"{wanted}: run make lock"
+    assert not names & {"pytest", "playwright", "mypy", "openai", "matplotlib"}
+    assert RUN_LOCK.count("--hash=sha256:") >= len(served)
+    assert "://" not in RUN_LOCK
 
 
 def test_the_lock_pins_exactly_and_with_hashes_and_names_no_host() -> None:
@@ -49,8 +66,8 @@ def test_the_lock_pins_exactly_and_with_hashes_and_names_no_host() -> None:
 def test_mlx_comes_in_the_form_each_system_needs() -> None:
     def on(system: str, name: str) -> bool:
         environment = {"sys_platform": system, "platform_system": system.capitalize()}
-        pins = [pin for pin in PINS if pin.name == name]
-        return any(pin.marker is None or pin.marker.evaluate(environment) for pin in pins)
+        found = [pin for pin in PINS if pin.name == name]
+        return any(pin.marker is None or pin.marker.evaluate(environment) for pin in found)
 
     assert on("linux", "mlx")
     assert on("linux", "mlx-cpu")
