@@ -13,14 +13,17 @@ import contextlib
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from reconciler import names
 
 LOCAL_S = 20.0  # a look into the clone
 MOST_BYTES = 4 * 2**20  # of either stream of one call
+SIZE_LOOK_S = 0.25
 
 _SETTINGS = (
     *("core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null"),
@@ -80,46 +83,47 @@ async def call(
     """
     options = [part for setting in (*_SETTINGS, *settings) for part in ("-c", setting)]
     where = [f"--git-dir={folder}"] if folder is not None else []
+    # Files and not pipes: what ssh leaves running (ControlPersist) would hold a pipe open for hours.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("git", "--no-pager", *where, *options, *words),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment(os.environ),
+                cwd="/",
+                start_new_session=True,  # no terminal to ask on, and what it starts ends with it
+            )
+        except FileNotFoundError:
+            raise GitError(
+                "GitMissing", "the program git is not installed; install it, then: lmx reconcile"
+            ) from None
+        except OSError as error:
+            raise GitError("GitMissing", f"the program git cannot be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(limit_s):
+                await _ended(process, words[0], out, err)
+        except TimeoutError:
+            raise GitError("GitTimeout", f"git {words[0]} had not ended after {limit_s:g} s") from None
+        finally:
+            await _end(process)
+        assert process.returncode is not None
+        found = [os.pread(file.fileno(), MOST_BYTES, 0) for file in (out, err)]
+        return Result(process.returncode, found[0], shown(found[1].decode("utf-8", "replace")))
+
+
+async def _ended(process: asyncio.subprocess.Process, word: str, *files: IO[bytes]) -> None:
+    """Wait for its end. Raises GitError where it has more to say than anybody will read."""
+    waiting = asyncio.ensure_future(process.wait())
     try:
-        process = await asyncio.create_subprocess_exec(
-            *("git", "--no-pager", *where, *options, *words),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(os.environ),
-            cwd="/",
-            start_new_session=True,  # no terminal to ask on, and what it starts ends with it
-        )
-    except FileNotFoundError:
-        raise GitError(
-            "GitMissing", "the program git is not installed; install it, then: lmx reconcile"
-        ) from None
-    except OSError as error:
-        raise GitError("GitMissing", f"the program git cannot be started: {error.strerror}") from error
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(limit_s):
-            out, err = await asyncio.gather(_read(process.stdout), _read(process.stderr))
-            await process.wait()
-    except TimeoutError:
-        raise GitError("GitTimeout", f"git {words[0]} had not ended after {limit_s:g} s") from None
-    except ValueError as error:
-        raise GitError("GitFailed", f"git {words[0]} said more than {MOST_BYTES} bytes") from error
+        done = False
+        while not done:
+            done = bool((await asyncio.wait({waiting}, timeout=SIZE_LOOK_S))[0])
+            if any(os.fstat(file.fileno()).st_size > MOST_BYTES for file in files):
+                raise GitError("GitFailed", f"git {word} said more than {MOST_BYTES} bytes")
     finally:
-        await _end(process)
-    assert process.returncode is not None
-    return Result(process.returncode, out, shown(err.decode("utf-8", "replace")))
-
-
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """Raises ValueError for more than MOST_BYTES."""
-    found = bytearray()
-    while part := await stream.read(65_536):
-        found += part
-        if len(found) > MOST_BYTES:
-            raise ValueError("too much")
-    return bytes(found)
+        waiting.cancel()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -72,6 +72,7 @@ def newest_good(branch: Branch, current: int | None) -> int | None:
     return next((commit for commit in after if branch.kinds[commit] not in BAD), current)
 
 
+@settings(deadline=None)
 @given(STEPS, st.booleans())
 def test_what_runs_is_the_newest_acceptable_commit_after_what_ran(
     steps: list[str | int], begun: bool
@@ -89,6 +90,7 @@ def test_what_runs_is_the_newest_acceptable_commit_after_what_ran(
             branch.push(step)
 
 
+@settings(deadline=None)
 @given(st.lists(KINDS, min_size=1, max_size=50), st.data())
 def test_when_somebody_looks_makes_no_difference(kinds: list[str], data: st.DataObject) -> None:
     """Forty machines, each looking at its own moments, end on the same commit."""
@@ -103,6 +105,7 @@ def test_when_somebody_looks_makes_no_difference(kinds: list[str], data: st.Data
     assert len(ends) == 1
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_a_rewritten_branch_is_followed_only_where_that_is_allowed(steps: list[str | int]) -> None:
     branch, strict, loose = Branch(), 0, 0
@@ -123,7 +126,7 @@ def test_a_rewritten_branch_is_followed_only_where_that_is_allowed(steps: list[s
             branch.push(step)
 
 
-@settings(max_examples=20)
+@settings(deadline=None)
 @given(st.integers(MOST, MOST + 20))
 def test_a_long_row_of_bad_commits_ends_the_search(count: int) -> None:
     branch = Branch()

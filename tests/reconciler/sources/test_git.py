@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from reconciler.gate import SourceProblem
 from reconciler.loader import layers
 from reconciler.sources import git_process
 from reconciler.sources.git_process import GitError
-from tests.gitops.follower import GOOD, Follower
+from tests.gitops.follower import GOOD, LIMIT_S, Follower
 from tests.gitops.remote import Remote, needs_git
 
 pytestmark = [pytest.mark.anyio, needs_git]
@@ -332,7 +335,7 @@ async def test_git_may_be_turned_off_in_the_local_file(follower: Follower) -> No
 
 
 async def test_nothing_of_the_repository_runs_or_is_written_out(
-    follower: Follower, remote: Remote, tmp_path: Path
+    follower: Follower, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hooks, filters and submodules of the commit, and a global configuration that would run them."""
     marker = tmp_path / "ran"
@@ -353,47 +356,69 @@ async def test_nothing_of_the_repository_runs_or_is_written_out(
         (hooks / name).chmod(0o755)
     config = tmp_path / "gitconfig"
     config.write_text(f'[core]\n\thooksPath = {hooks}\n[filter "evil"]\n\tsmudge = touch {marker}\n')
-    before = os.environ.get("GIT_CONFIG_GLOBAL")
-    os.environ["GIT_CONFIG_GLOBAL"] = str(config)
-    try:
-        assert (await follower.look()).revision == remote.head()
-    finally:
-        if before is None:
-            del os.environ["GIT_CONFIG_GLOBAL"]
-        else:
-            os.environ["GIT_CONFIG_GLOBAL"] = before
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    assert (await follower.look()).revision == remote.head()
     assert not marker.exists()
     clone = next((follower.folder / "state" / "git").glob("*/clone.git"))
     assert not (clone / "hooks").exists()
     assert not list((follower.folder / "state").rglob("lmx.yaml"))
 
 
-async def test_git_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path) -> None:
-    program = tmp_path / "git"
-    pid = tmp_path / "pid"
-    program.write_text(f"#!/bin/sh\nsleep 600 & echo $! > {pid}\nwait\n")
-    program.chmod(0o755)
-    path = os.environ["PATH"]
-    os.environ["PATH"] = f"{tmp_path}:{path}"
-    try:
-        with pytest.raises(GitError, match="had not ended after") as raised:
-            await git_process.call(None, "ls-remote", limit_s=1.0)
-    finally:
-        os.environ["PATH"] = path
+def program(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A git that does something else."""
+    file = folder / "git"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+async def test_git_that_does_not_end_in_time_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "exec sleep 600", monkeypatch)
+    with pytest.raises(GitError, match="git ls-remote had not ended after") as raised:
+        await git_process.call(None, "ls-remote", limit_s=0.2)
     assert raised.value.reason == "GitTimeout"
-    child = int(pid.read_text())
+
+
+async def test_git_that_says_too_much_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "yes", monkeypatch)
+    with pytest.raises(GitError, match="said more than"):
+        await git_process.call(None, "ls-remote")
+
+
+async def test_what_stays_behind_on_purpose_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ssh does with ControlPersist: a session of its own, which keeps what it got to write to."""
+    pid = tmp_path / "pid"
+    program(tmp_path, f"setsid sleep 600 & echo $! > {pid}; echo said", monkeypatch)
+    done = await git_process.call(None, "ls-remote", limit_s=LIMIT_S)
+    assert (done.status, done.out) == (0, b"said\n")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+async def test_what_git_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = tmp_path / "pid"
+    program(tmp_path, f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait", monkeypatch)
+    call = asyncio.ensure_future(git_process.call(None, "fetch", limit_s=LIMIT_S))
+    async with asyncio.timeout(LIMIT_S):
+        while not pid.exists():  # noqa: ASYNC110 - written by another process
+            await asyncio.sleep(0.02)
     with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(child)
-        assert started.status() == psutil.STATUS_ZOMBIE or started.wait(10) is not False
+        started = psutil.Process(int(pid.read_text()))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert started.status() == psutil.STATUS_ZOMBIE or started.wait(LIMIT_S) is None
 
 
-async def test_without_git_the_machine_says_what_to_install(follower: Follower, tmp_path: Path) -> None:
-    path = os.environ["PATH"]
-    os.environ["PATH"] = str(tmp_path)
-    try:
-        view = await follower.look()
-    finally:
-        os.environ["PATH"] = path
+async def test_without_git_the_machine_says_what_to_install(
+    follower: Follower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    view = await follower.look()
     assert view.failed is not None
     assert (view.failed.reason, "is not installed" in view.failed.message) == ("GitMissing", True)
     assert follower.name() is None
