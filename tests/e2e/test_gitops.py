@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +23,17 @@ def served(**changes: Any) -> str:
 
 
 class Followed:
-    """A machine and the repository it follows; the look happens when the test asks for it."""
+    """A machine and the repository it follows; looks happen when the test asks for them."""
 
-    def __init__(self, folder: Path, *, verify: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.remote, self.machine = Remote(folder / "remote"), Machine(folder)
         self.remote.keys()
-        git: dict[str, Any] = {"url": self.remote.url, "interval": "1h"}
-        if verify:
-            git["verify"] = {"allowed_signers": str(self.remote.signers)}
-        mini = {"source": str(MINI), "sampling": {"temperature": 0}, "concurrency": 4}
-        self.local = self.machine.spec(active=None, models={"mini": mini}, git=git)
+        verify = {"allowed_signers": str(self.remote.signers)}
+        self.git: dict[str, Any] = {"url": self.remote.url, "interval": "1h", "verify": verify}
+        self.mini = {"source": str(MINI), "sampling": {"temperature": 0}, "concurrency": 4}
+
+    def local(self, **git: Any) -> dict[str, Any]:
+        return self.machine.spec(active=None, models={"mini": self.mini}, git={**self.git, **git})
 
     def put(self, text: str, *, by: str | None = "ann") -> str:
         return self.remote.put(text, by=by)
@@ -40,25 +42,131 @@ class Followed:
         """The status after a look at the remote that began after this call."""
         before = time.time()
         assert self.machine.call("POST", "/admin/reconcile")[0] == 200
-        return self.machine.until(lambda s: (s["source"]["last_checked"] or 0) > before)
+        return self.until_checked(before)
+
+    def until_checked(self, after: float) -> dict[str, Any]:
+        return self.machine.until(lambda s: (s["source"]["last_checked"] or 0) > after)
+
+    def runs(self, commit: str, name: str) -> dict[str, Any]:
+        return self.machine.until(
+            lambda s: s["source"]["revision"] == commit and s["name"] == name and s["summary"] == "Ready"
+        )
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return self.machine.condition(kind)
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
     made = Followed(tmp_path_factory.mktemp("gitops"))
-    made.put(served())
-    made.machine.up(made.local)
+    made.put(served(name="first"))
+    made.machine.up(made.local(), wait=False)
+    made.machine.until(lambda s: s["name"] == "first" and s["summary"] == "Ready")
     yield made
     made.machine.close()
 
 
-def runs(up: Followed, commit: str) -> dict[str, Any]:
-    return up.machine.until(lambda s: s["source"]["revision"] == commit and s["summary"] == "Ready")
-
-
-def test_what_is_pushed_runs(up: Followed) -> None:
+def test_status_tells_the_commit_its_signer_and_the_look(up: Followed) -> None:
     commit = up.put(served(name="second"))
     up.look()
-    status = runs(up, commit)
-    print(status["source"], status["conditions"])
-    assert status["name"] == "second"
+    source = up.runs(commit, "second")["source"]
+    assert source == {
+        "kind": "git",
+        "path": "lmx.yaml",
+        "url": up.remote.url,
+        "ref": "main",
+        "revision": commit,
+        "head": commit,
+        "verified": True,
+        "signer": "ann@fleet",
+        "last_checked": source["last_checked"],
+    }
+    assert up.condition("SourceReady")["status"] == "True"
+    assert up.condition("SourceVerified")["message"] == f"{commit[:12]} is signed by ann@fleet"
+    events = [event["type"] for event in up.machine.status()["events"]]
+    assert "CommitTaken" in events
+
+
+def test_a_signal_looks_as_well(up: Followed) -> None:
+    commit = up.put(served(name="hung up"))
+    assert up.machine.process is not None
+    up.machine.process.send_signal(signal.SIGHUP)
+    up.runs(commit, "hung up")
+
+
+def test_a_commit_that_is_not_valid_is_told_with_its_line_and_does_nothing(up: Followed) -> None:
+    kept = up.put(served(name="kept"))
+    up.look()
+    up.runs(kept, "kept")
+    bad = up.put("version: 1\nactive: mini\nmodels: {mini: {contxt: 1}}\n")
+    status = up.look()
+    assert (status["source"]["revision"], status["source"]["head"]) == (kept, bad)
+    message = (
+        f"commit {bad[:12]}: git:lmx.yaml:3:17: models.mini.contxt: unknown key (did you mean 'context'?)"
+    )
+    status = up.machine.until(lambda s: (s["last_attempted"] or {})["outcome"] == "rejected")
+    assert status["last_attempted"]["message"] == message
+    for kind in ("Synced", "ConfigAccepted", "SourceReady"):
+        found = up.condition(kind)
+        assert found["status"] == "False"
+        assert message in found["message"]
+    assert up.condition("Stalled")["status"] == "True"
+    assert up.machine.answer("hello")
+    up.put(served(name="mended"))
+    up.look()
+    up.runs(up.remote.head(), "mended")
+    assert up.condition("ConfigAccepted")["status"] == "True"
+
+
+def test_an_unsigned_commit_is_told_and_does_nothing(up: Followed) -> None:
+    kept = up.put(served(name="signed"))
+    up.look()
+    up.runs(kept, "signed")
+    bad = up.put(served(name="unsigned"), by=None)
+    up.look()
+    up.machine.until(lambda _: up.condition("SourceVerified")["status"] == "False")
+    assert "it is not signed" in up.condition("SourceVerified")["message"]
+    assert up.condition("Synced")["reason"] == "NotVerified"
+    assert up.machine.status()["last_attempted"]["content_digest"] == bad
+    assert up.machine.status()["name"] == "signed"
+    up.put(served(name="signed on top"))
+    up.look()
+    up.runs(up.remote.head(), "signed on top")
+
+
+def test_offline_and_restarted_it_serves_the_commit_it_had(up: Followed) -> None:
+    commit = up.put(served(name="before the outage"))
+    up.look()
+    up.runs(commit, "before the outage")
+    generation = up.machine.status()["generation"]
+    up.remote.offline()
+    up.machine.kill()
+    up.machine.up(wait=False)
+    status = up.runs(commit, "before the outage")
+    assert status["generation"] == generation
+    up.machine.until(lambda _: up.condition("SourceReady")["status"] == "False")
+    found = up.condition("SourceReady")
+    assert found["reason"] == "GitUnreachable"
+    assert found["message"].startswith("since ")
+    assert found["message"].endswith(f"; {commit[:12]} runs on")
+    assert up.condition("Synced")["status"] == "True"
+    assert up.machine.answer("hello")
+    up.remote.online()
+    after = time.time()
+    up.look()
+    up.until_checked(after)
+    up.machine.until(lambda _: up.condition("SourceReady")["status"] == "True")
+
+
+def test_what_the_local_file_does_not_let_is_refused_by_name(up: Followed) -> None:
+    text = yaml.safe_dump({"version": 1, "active": "mini", "models": {"mini": {"template": {"file": "x"}}}})
+    up.put(text)
+    up.look()
+    up.machine.until(lambda _: up.condition("SourceReady")["status"] == "False")
+    assert (
+        "models.mini.template.file: a file from Git may not name a file of this machine"
+        in (up.condition("SourceReady")["message"])
+    )
+    up.put(served(name="last"))
+    up.look()
+    up.runs(up.remote.head(), "last")
