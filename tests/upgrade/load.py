@@ -18,14 +18,15 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 TOKENS = 48
+LONG_S = 2.0  # of silence on a connection that is kept
 WS_RESTART = 1012
 
 
 class Load:
-    """done: answers, by kind of client. errors: what went wrong, in words."""
+    """done: answers, by kind of client. errors: what went wrong, in words. pace_s: the longest usual pause."""
 
-    def __init__(self, port: int, streams: int, seed: int = 1) -> None:
-        self._port, self._streams, self._seed = port, streams, seed
+    def __init__(self, port: int, streams: int, *, pace_s: float = 0.1, seed: int = 1) -> None:
+        self._port, self._streams, self._seed, self._pace_s = port, streams, seed, pace_s
         self.done: Counter[str] = Counter()
         self.errors: list[str] = []
         self._stop = threading.Event()
@@ -72,7 +73,7 @@ class Load:
                     await self._one(reader, writer, f"fresh {rng.random()}")
                 finally:
                     writer.close()
-            await asyncio.sleep(rng.random() * 0.1)
+            await asyncio.sleep(rng.random() * self._pace_s)
 
     async def _keeping(self, rng: random.Random) -> None:
         """Silent for up to two seconds between two requests, and sure that the connection is still there."""
@@ -84,7 +85,9 @@ class Load:
                     while lives and not self._stop.is_set():
                         lives = await self._one(reader, writer, f"keeping {rng.random()}")
                         self.done["keeping"] += 1
-                        await asyncio.sleep(rng.random() * rng.choice((0.05, 0.5, 2.0)) if lives else 0)
+                        await asyncio.sleep(
+                            rng.random() * rng.choice((self._pace_s, self._pace_s, 2.0)) if lives else 0
+                        )
                 finally:
                     writer.close()
 
@@ -107,6 +110,7 @@ class Load:
                             await ws.wait_closed()
                             break
                         self.done["ws"] += 1
+                        await asyncio.sleep(self._pace_s)
 
     @contextlib.contextmanager
     def _counted(self, kind: str) -> Iterator[None]:
