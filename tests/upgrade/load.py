@@ -23,7 +23,7 @@ WS_RESTART = 1012
 
 
 class Load:
-    """done: answers, by kind of client. errors: what went wrong, in words. pace_s: the longest usual pause."""
+    """done: answers, by kind of client. errors: what went wrong, in words. pace_s: the usual pause."""
 
     def __init__(self, port: int, streams: int, *, pace_s: float = 0.1, seed: int = 1) -> None:
         self._port, self._streams, self._seed, self._pace_s = port, streams, seed, pace_s
