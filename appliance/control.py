@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from appliance import against, templates
 from appliance import status as documents
-from appliance import templates
 from appliance.access.desk import Access
 from appliance.breakers import Breakers
 from appliance.dashboard.desk import Dashboard
@@ -143,6 +143,7 @@ class ApplianceControl:
             "generation": self._loop.gate.generation,
             "digest": accepted.digest if accepted is not None else None,
             "spec": plain(spec, spec.unexpanded),
+            "layers": against.layers_of(accepted.text) if accepted is not None else [],
         }
         return {**found, **await self._effective.told()} if origins else found
 

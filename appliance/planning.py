@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from appliance import host
+from appliance import against, host
 from appliance.hub import files
 from reconciler.backoff import Ledger
 from reconciler.changes import changes
@@ -29,7 +29,6 @@ from reconciler.observed import (
 )
 from reconciler.plan import plan
 from reconciler.preview import preview as run_forward
-from reconciler.sources.local import LocalSource
 from reconciler.spec import Spec
 
 
@@ -40,7 +39,7 @@ def preview(
 
     status, config: `/status` and `/admin/config` of the running appliance; None: nothing runs.
     """
-    new = load_text(LocalSource(file).read().data, path=file, env=os.environ).spec
+    new = against.read(file, config).spec
     old = _running(config, file) if config is not None else None
     if status is None or old is None:
         seen = _observed(Desired(new), file.parent)

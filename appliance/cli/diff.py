@@ -15,7 +15,7 @@ import typer
 from appliance.cli.address import connect
 from appliance.cli.failure import CHANGES
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
-from appliance.cli.spec_file import read
+from appliance.cli.spec_file import laid
 from appliance.cli.terminal import line, show, show_json, table
 
 ABSENT = object()
@@ -29,9 +29,9 @@ def diff(file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.TEX
     """
     from reconciler.fields import plain
 
-    spec = read(file).spec
     with connect(file, url) as appliance:
-        running = appliance.get("/admin/config")["spec"]
+        config = appliance.get("/admin/config")
+    spec, running = laid(file, config).spec, config["spec"]
     # As JSON on both sides: what the appliance says has gone through it.
     wanted = json.loads(json.dumps(plain(spec, spec.unexpanded), default=str))
     found = list(changes(running, wanted))

@@ -10,7 +10,7 @@ import typer
 from appliance.cli import wording
 from appliance.cli.address import connect
 from appliance.cli.client import NotRunning
-from appliance.cli.failure import CHANGES, ERROR
+from appliance.cli.failure import CHANGES, ERROR, CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.spec_file import read
 from appliance.cli.terminal import Span, line, show, show_json, table
@@ -30,6 +30,10 @@ MARKS = {
 def plan(
     file: File = DEFAULT_FILE,
     url: Url = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="As --url; and it is an error (exit 1) when nothing answers there."),
+    ] = None,
     running: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File that tells where the appliance is, where FILE moves it."),
@@ -40,18 +44,19 @@ def plan(
 
     Compares with the running appliance. Where no appliance answers, the plan is what `lmx up` would do.
     """
-    read(file)
-    connection = connect(running or file, url)
+    if against is None:
+        read(file)  # beside Git, a file of the repository need not be whole: then the appliance has the rest
+    connection = connect(running or file, against or url)
     address = connection.url
     try:
         with connection as appliance:
             status: dict[str, Any] | None = appliance.get("/status")
             config: dict[str, Any] | None = appliance.get("/admin/config")
     except NotRunning:
+        if against is not None:
+            raise
         status = config = None
-    from appliance.planning import preview
-
-    steps = preview(file, status, config)
+    steps = _preview(file, status, config)
     if output is Format.JSON:
         show_json({"running": status is not None, "url": address, "changes": steps})
     elif steps:
@@ -70,6 +75,19 @@ def plan(
         show(line(f"no changes: this is what {address} runs", symbol=("✓", "green")))
     refused = any(step.get("action") == "refused" for step in steps)
     raise typer.Exit(ERROR if refused else CHANGES if steps else 0)
+
+
+def _preview(
+    file: Path, status: dict[str, Any] | None, config: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    from appliance.planning import preview
+    from reconciler.loader import SpecError
+    from reconciler.sources.file import SourceError
+
+    try:
+        return preview(file, status, config)
+    except (SpecError, SourceError) as error:
+        raise CliError(str(error)) from error
 
 
 def _row(step: dict[str, Any]) -> list[Span]:

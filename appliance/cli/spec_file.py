@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.cli.failure import CliError
 
@@ -18,6 +19,18 @@ def read(file: Path) -> Loaded:
 
     try:
         return parse(file, content(file))
+    except SpecError as error:
+        raise CliError(str(error)) from error
+
+
+def laid(file: Path, config: Mapping[str, Any]) -> Loaded:
+    """`file` as the appliance with this `/admin/config` would have it: beside Git, with its other layers."""
+    from appliance import against
+    from reconciler.loader import SpecError
+
+    content(file)  # told in this module's words where it is not there
+    try:
+        return against.read(file, config)
     except SpecError as error:
         raise CliError(str(error)) from error
 

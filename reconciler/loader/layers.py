@@ -183,8 +183,11 @@ def merged(found: Sequence[Read]) -> Mapping:
 
 
 def _own(read: Read) -> Mapping:
-    """`extends` has done its work; what a file from Git says of `git` is refused where it is not null."""
-    gone = {"extends", "git"} if read.layer.origin == "git" else {"extends"}
+    """Without what has done its work: the base it names; and what a file from Git says of `git`, which is
+    refused where it is not null."""
+    said = read.root.items.get("extends")
+    gone = {"extends"} if not (isinstance(said, Scalar) and said.value is None) else set()
+    gone |= {"git"} if read.layer.origin == "git" else set()
     return _without(read.root, gone) if gone & read.root.items.keys() else read.root
 
 
