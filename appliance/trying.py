@@ -167,8 +167,8 @@ class Trying:
             hint = "name another one: `lmx history` lists them"
             if self._loop.trial.tried is not None:
                 hint = "`lmx try --end` goes back to it"
-            text = f"nothing to roll back: generation {target.generation} is what the file says{good_too}; {hint}"
-            raise ApiError("not_found", text)
+            same = f"generation {target.generation} is what the file says{good_too}"
+            raise ApiError("not_found", f"nothing to roll back: {same}; {hint}")
         spec, left = tryable.carried_over(newest.spec, target.spec)
         return target, spec, left
 

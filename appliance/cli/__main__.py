@@ -22,8 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words = ["version"]
         if not words:
             words = ["--help"]
-        if words and words[0] in verbs.NOT_YET:
-            raise CliError(f"`lmx {words[0]}` is not supported yet. `lmx --help` lists what is.")
         result = verbs.app(words, prog_name="lmx", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0

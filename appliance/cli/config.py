@@ -1,8 +1,9 @@
-"""`lmx config`: the file with nothing left unsaid."""
+"""`lmx config`: every value of the file or the appliance, and where it comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,14 +24,17 @@ def config(
     defaults: Annotated[
         bool, typer.Option("--defaults", help="Every key there is, its default and meaning.")
     ] = False,
-    effective: Annotated[bool, typer.Option("--effective", help="FILE with all defaults filled in.")] = False,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="FILE with all defaults filled in; with --url, the appliance.")
+    ] = False,
     file: File = DEFAULT_FILE,
     url: Url = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Show every default, or the whole configuration.
+    """Show every default, or the whole configuration and where each value of it comes from.
 
-    --defaults, --effective of FILE, or neither for what the appliance runs with. What came from the
+    --defaults; --effective of FILE, without an appliance; or neither for what the appliance runs with: file
+    and line, the environment, a try, or a default, and what bounds a value now. What came from the
     environment is shown as the file writes it, never its value.
     """
     if defaults and effective:
@@ -38,18 +42,28 @@ def config(
     if defaults:
         show_json(list(_rows())) if output is Format.JSON else print("\n".join(_reference()))
         return
-    if effective:
-        spec = read(file).spec
-        answer = filled(spec, spec.unexpanded)
-    else:
-        with connect(file, url) as appliance:
-            answer = appliance.get("/admin/config")
+    answer = _of_file(file) if effective and url is None else _of_appliance(file, url)
     if output is Format.JSON:
         show_json(answer)
     else:
-        import yaml
+        from appliance.cli.origins import annotated
 
-        print(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True, width=110), end="")
+        print("\n".join(annotated(answer)))
+
+
+def _of_file(file: Path) -> dict[str, Any]:
+    from reconciler.loader.origins import origins
+
+    loaded = read(file)
+    spec = loaded.spec
+    found = {path: origin.as_dict() for path, origin in origins(loaded).items()}
+    return {"spec": filled(spec, spec.unexpanded), "origins": found}
+
+
+def _of_appliance(file: Path, url: str | None) -> dict[str, Any]:
+    with connect(file, url) as appliance:
+        answer: dict[str, Any] = appliance.get("/admin/config?origins=true")
+    return answer
 
 
 def filled(model: BaseModel, unexpanded: Mapping[str, str], prefix: str = "") -> dict[str, Any]:

@@ -118,7 +118,32 @@ def test_what_config_effective_prints_is_itself_a_valid_file_of_the_same_meaning
     first = lmx("config", "--effective").out
     (lmx.folder / "lmx.yaml").write_text(first)
     assert lmx("validate").code == 0, lmx("validate").err
-    assert lmx("config", "--effective").out == first
+    second = lmx("config", "--effective").out
+    assert yaml.safe_load(second) == yaml.safe_load(first)
+    left = [line for line in second.splitlines() if line.endswith("# default")]
+    assert {line.split(":")[0] for line in left} <= {"extends"}  # all else stands in the file now
+
+
+def test_config_effective_tells_where_each_value_stands_bases_and_the_environment_included(lmx: Lmx) -> None:
+    (lmx.folder / "base").mkdir()
+    (lmx.folder / "base" / "all.yaml").write_text(
+        "version: 1\nactive: demo\nqueue: {depth: 9}\nmodels:\n  demo: {source: builtin:lmx-demo}\n"
+    )
+    (lmx.folder / "lmx.yaml").write_text("extends: base/all.yaml\nname: ${LMX_NAME}\nqueue: {timeout: 5s}\n")
+    result = lmx("config", "--effective", env={"LMX_NAME": "secret-name"})
+    assert result.code == 0, result.err
+    lines = {line.split(":")[0].strip(): line.partition("# ")[2] for line in result.out.splitlines()}
+    assert lines["depth"] == "base/all.yaml:3:9"
+    assert lines["timeout"] == "lmx.yaml:3:9"
+    assert lines["name"] == "from the environment, lmx.yaml:2:1"
+    assert lines["host"] == "default"
+    assert "secret-name" not in result.out
+    told = json.loads(lmx("config", "--effective", "-o", "json", env={"LMX_NAME": "secret-name"}).out)
+    assert told["origins"]["name"]["text"] == "${LMX_NAME}"
+    assert told["origins"]["active"]["file"].endswith("base/all.yaml")
+    assert told["origins"]["server.port"] == {"kind": "default"}
+    assert told["spec"]["queue"] == {"depth": 9, "timeout": "5s"}
+    assert "secret-name" not in json.dumps(told)
 
 
 def test_config_asks_one_question_at_a_time(lmx: Lmx) -> None:

@@ -88,5 +88,23 @@ def test_reconcile_asks_for_everything_to_be_tried_anew(lmx: Lmx, appliance: App
 
 
 def test_config_of_the_running_appliance(lmx: Lmx, appliance: Appliance) -> None:
-    appliance.on("GET /admin/config", {"generation": 3, "spec": {"name": "${LMX_NAME}", "active": None}})
-    assert lmx("config").out == "generation: 3\nspec:\n  name: ${LMX_NAME}\n  active: null\n"
+    answer = {
+        "generation": 4,
+        "spec": {"name": "${LMX_NAME}", "active": None, "queue": {"depth": 9}},
+        "origins": {
+            "name": {"kind": "environment", "file": "/etc/lmx/lmx.yaml", "line": 2, "column": 1},
+            "active": {"kind": "try", "file": "new.yaml", "line": 1, "column": 1},
+            "queue.depth": {"kind": "default"},
+        },
+        "effective": {"queue.depth": {"value": 4, "why": "thermal"}},
+        "in_force": {"generation": 3, "suspended": True, "tried": True},
+    }
+    appliance.on("GET /admin/config?origins=true", answer)
+    lines = [" ".join(line.split()) for line in lmx("config").out.splitlines()]
+    assert lines == [
+        "# generation 3, suspended, while generation 4 waits, with a tried spec over it",
+        "name: ${LMX_NAME} # from the environment, lmx.yaml:2:1",
+        "active: null # tried, new.yaml:1:1",
+        "queue:",
+        "depth: 9 # default; in force: 4, thermal",
+    ]
