@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.machine import MINI, Machine
+from tests.e2e.machine import MINI, ROOT, Machine, free_port
 from tests.gitops.remote import Remote, needs_git
 
 pytestmark = needs_git
@@ -170,3 +174,55 @@ def test_what_the_local_file_does_not_let_is_refused_by_name(up: Followed) -> No
     up.put(served(name="last"))
     up.look()
     up.runs(up.remote.head(), "last")
+
+
+def checked(up: Followed, folder: Path) -> tuple[int, str]:
+    """`ci/check.sh` of the example, on a repository of one host."""
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    (folder / "fleet.yaml").write_text(f"machines:\n  studio-01: http://127.0.0.1:{up.machine.port}\n")
+    done = subprocess.run(
+        ["sh", str(folder / "ci" / "check.sh")],
+        env=env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_example_s_check_says_what_the_machine_would_do(up: Followed, tmp_path: Path) -> None:
+    """As CI runs it, against a machine that follows Git: its local file has the model, the host names it."""
+    up.put(served(name="for ci"))
+    up.look()
+    up.runs(up.remote.head(), "for ci")
+    shutil.copytree(ROOT / "examples" / "fleet" / "ci", tmp_path / "ci")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "base.yaml").write_text("version: 1\nactive: mini\nmodels: {mini: {source: lmx/mini}}\n")
+    host = tmp_path / "hosts" / "studio-01.yaml"
+    host.parent.mkdir()
+    same = yaml.safe_dump({"extends": "../base.yaml", "name": "for ci", "models": {"mini": {"context": 512}}})
+    host.write_text(same)
+    status, said = checked(up, tmp_path)
+    assert status == 0, said
+    assert "hosts/studio-01.yaml is valid" in said
+    assert "models.mini" in said  # another source: a new engine
+    (tmp_path / "base.yaml").write_text("version: 1\nactive: mini\nmodels: {mini: {source: ./mini}}\n")
+    status, said = checked(up, tmp_path)
+    assert status == 1, said
+    assert "models.mini.source: a file from Git may not name a folder of this machine" in said
+    host.write_text(same + "colour: red\n")
+    assert checked(up, tmp_path)[0] == 1
+
+
+def test_a_plan_against_a_machine_that_does_not_answer_is_an_error(up: Followed, tmp_path: Path) -> None:
+    (tmp_path / "lmx.yaml").write_text("version: 1\nactive: null\nmodels: {}\n")
+    words = ["plan", "-f", str(tmp_path / "lmx.yaml"), "--against", f"http://127.0.0.1:{free_port()}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.cli", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert "nothing answers" in done.stderr.lower() or "no appliance" in done.stderr.lower(), done.stderr
