@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from appliance.engine.answer.formats import FORMATS, CallFormat
 from appliance.engine.constraint import calls, grammars
+from appliance.engine.constraint.bounds import TooMuch
 from appliance.engine.constraint.compiler import Compiler, Unsupported
 from tests.engine.answers import written
 
@@ -143,3 +144,27 @@ def test_plain_text_cannot_be_held_to_a_pattern() -> None:
             grammars.whole(rules.required(loose, many=True), None),
             written(form, [("look", {"code": "anything"})]),
         ), name
+
+
+@pytest.mark.parametrize(
+    ("tools", "properties", "why"),
+    [(8, 999, ""), (9, 999, "too many properties together"), (250, 80, "more than 40000 parts")],
+)
+def test_the_schemas_of_all_tools_are_bounded_together(tools: int, properties: int, why: str) -> None:
+    parameters = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(properties)}}
+    offered = [{"function": {"name": f"f{n}", "parameters": parameters}} for n in range(tools)]
+    if not why:
+        assert len(calls.functions(offered, None)) == tools
+        return
+    with pytest.raises(TooMuch, match=why):
+        calls.functions(offered, None)
+    assert len(calls.functions(offered, ["f0"])) == 1  # those that cannot be called do not count
+
+
+def test_a_grammar_that_is_too_large_for_llguidance_is_called_so(compilers: dict[str, Compiler]) -> None:
+    compiler = compilers["json_tools text"]
+    rules = "\n".join(f"x{n}: /a/? /b/?" for n in range(20_000))
+    with pytest.raises(Unsupported, match=r"^it is too large$"):
+        compiler.compile(
+            grammars.whole(f"start: {' | '.join(f'x{n}' for n in range(20_000))}\n{rules}\n", None)
+        )

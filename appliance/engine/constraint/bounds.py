@@ -16,6 +16,8 @@ BYTES = 256 * 1024  # of one grammar, as it was sent
 NODES = 8_000  # values in a schema, at any depth
 DEPTH = 64  # of a schema; llguidance stops at 128 levels of JSON, which are half as many of schemas
 PROPERTIES = 1_000  # of one object
+TOGETHER = 40_000  # parts of all tools' schemas ...
+SQUARES = 8_000_000  # ... and of their objects the numbers of properties, squared: as one schema may have
 REPEATS = 20_000  # counts in counts, multiplied
 RULES = (
     1_000  # of a Lark grammar: llguidance follows them on the thread's stack, which 3,000 overflow (8 MiB)
@@ -47,6 +49,19 @@ def parse(text: str) -> Any:
         if isinstance(value, dict) and isinstance(pattern := value.get("pattern"), str):
             regex(pattern)
     return found
+
+
+def together(schemas: list[Any]) -> None:
+    """What is bounded for one schema, for all those of one grammar. Raises TooMuch."""
+    parts = squares = 0
+    for schema in schemas:
+        for _, node in walk(schema):
+            parts += 1
+            squares += len(node) ** 2 if isinstance(node, dict) else 0
+    if parts > TOGETHER:
+        raise TooMuch(f"the schemas of the tools have more than {TOGETHER} parts together")
+    if squares > SQUARES:
+        raise TooMuch("the objects in the schemas of the tools have too many properties together")
 
 
 def walk(value: Any, depth: int = 0) -> Iterator[tuple[int, Any]]:

@@ -43,7 +43,9 @@ def functions(tools: list[dict[str, Any]], names: list[str] | None) -> list[Func
             raise Unsupported(f"the parameters of {told.get('name')} are no JSON Schema")
         bounds.parse(json.dumps(parameters))
         found.append(Function(str(told["name"]), parameters, told.get("strict") is True))
-    multiples.check([function.parameters for function in found], references.target)
+    schemas = [function.parameters for function in found]
+    bounds.together(schemas)
+    multiples.check(schemas, references.target)
     return found
 
 

@@ -116,6 +116,8 @@ def short(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip() and "<non-verbose/>" not in line]
     if not lines or lines[0].startswith("NoExtension"):
         return "there is nothing that it allows"
+    if lines[0].startswith("panic:"):  # llguidance counts symbols in 16 bits
+        return "it is too large"
     said = list(itertools.takewhile(lambda line: not _QUOTE.match(line), lines)) or lines[:1]
     return _PLACE.sub("", " ".join(said))[:300]
 
