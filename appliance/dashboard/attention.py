@@ -28,7 +28,7 @@ _TOLD: dict[str, tuple[str, Level, str]] = {
     "Ready": ("False", "critical", "The active model does not answer"),
     "Stalled": ("True", "critical", "Something cannot be done without you"),
     "ConfigAccepted": ("False", "warning", "The newest file is refused; the one before is served"),
-    "SourceReady": ("False", "warning", "The file cannot be read"),
+    "SourceReady": ("False", "warning", "The file or repository is not followed"),
     "KeysReady": ("False", "warning", "The API keys cannot be read; the ones before hold"),
     "Degraded": ("True", "warning", "Less is served than should be"),
     "MemoryPressure": ("True", "warning", "Memory is short"),
