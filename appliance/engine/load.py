@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from appliance.engine import caches, wiring
+from appliance.engine import caches, cpu, wiring
 from appliance.engine.groups import UNMEASURED, Cost
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
@@ -76,6 +76,7 @@ def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], Non
     """
     folder = Path(order.path)
     wiring.suppress()
+    cpu.install()
     mx.set_cache_limit(CACHE_LIMIT)
     try:
         net, config = load_model(folder, lazy=True, trust_remote_code=order.trust_remote_code)
