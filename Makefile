@@ -11,7 +11,7 @@ READY := .venv/.ready
 RUNS := .venv/.runs
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos fuzz upgrade soak trial pictures lock wheel clean
+.PHONY: help up test lint format bench chaos fuzz gitops upgrade soak trial pictures lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
@@ -48,6 +48,10 @@ fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must fol
 
 upgrade: $(READY) ## fifty upgrades and switches under sixteen streams: none refused, none cut
 	$(BIN)/python -m pytest -q -s -m heavy $(ARGS) tests/upgrade
+
+gitops: $(READY) ## 500 random pushes, good and bad, to a repository that a machine follows while it serves
+	@$(apt_test)
+	$(BIN)/python -m pytest -q -m gitops -s tests/gitops $(ARGS)
 
 soak: $(READY) ## steady load with swaps; memory must stay flat, drawn to bench/results/soak.png (MINUTES=10)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
@@ -123,11 +127,17 @@ elif [ -n "$$missing" ]; then \
 fi
 endef
 
-# A second reader for the property lists that launchd gets; without it that test is skipped, and says so.
+# A second reader for the property lists that launchd gets, git and ssh-keygen for what follows a repository;
+# without them those tests are skipped, and say so.
 define apt_test
-if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v plistutil > /dev/null; then \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libplist-utils > /dev/null; } || \
-		echo "Could not install libplist-utils; going on without." >&2; \
+if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	missing=; \
+	command -v plistutil > /dev/null || missing="libplist-utils"; \
+	command -v git > /dev/null || missing="$$missing git"; \
+	command -v ssh-keygen > /dev/null || missing="$$missing openssh-client"; \
+	[ -z "$$missing" ] || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; } || \
+		echo "Could not install $$missing; going on without." >&2; \
 fi
 endef
 

@@ -66,6 +66,17 @@ METRICS: tuple[Metric, ...] = (
         (("stage", "load, probe, drain, stop or total"),),
         LONG,
     ),
+    Metric(
+        "lmx_source_looks_total",
+        "counter",
+        "Looks at the repository that is followed; absent where none is.",
+        (("result", "unchanged, taken (another commit runs), refused (the newest may not) or failed"),),
+    ),
+    Metric(
+        "lmx_source_last_checked_timestamp_seconds",
+        "gauge",
+        "When the repository that is followed last answered; absent where none is, or it never did.",
+    ),
     Metric("lmx_rollback_total", "counter", "Times the last good form answered instead of the spec's own."),
     Metric(
         "lmx_model_state",

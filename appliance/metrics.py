@@ -86,6 +86,7 @@ class Metrics(Collector):
                 if found.status != "Unknown"
             ],
         )
+        yield from self._source(loop)
         yield "lmx_reconcile_total", _by_one(tally.reconciles)
         yield "lmx_swap_total", _by_one(tally.swaps)
         yield "lmx_rollback_total", _one(tally.swaps["rolled_back"])
@@ -115,6 +116,12 @@ class Metrics(Collector):
         )
         yield "lmx_skill_calls_total", list(tally.skills.items())
         yield from self._machine(loop)
+
+    def _source(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
+        source = loop.source()
+        checked = source.last_checked if source is not None else None
+        yield "lmx_source_looks_total", _by_one(dict(source.looks) if source is not None else {})
+        yield "lmx_source_last_checked_timestamp_seconds", [] if checked is None else _one(checked)
 
     def _machine(self, loop: Loop) -> Iterator[tuple[str, Rows]]:
         memory, step = documents.memory(loop, loop.seen), loop.desired.strain.pressure.step

@@ -23,6 +23,7 @@ class SourceView:
     that was seen. verified: whether `revision` is signed by one of the signers; None: nobody asked.
     last_checked: when the source last answered, wall clock, seconds; None: never.
     failed: the source cannot be asked; what runs goes on. refused: the head is not taken; why.
+    looks: how many ended unchanged, taken, refused, failed.
     """
 
     kind: Literal["file", "git"]
@@ -37,6 +38,7 @@ class SourceView:
     last_checked: float | None = None
     failed: Trouble | None = None
     refused: Trouble | None = None
+    looks: tuple[tuple[str, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The `source` of the status document."""

@@ -71,6 +71,8 @@ def _of_file(file: Path) -> Iterator[Finding]:
     except (NotRunning, CliError):
         ours = False
     yield from places.port(spec, ours=ours)
+    if spec.git is not None:
+        yield from places.git(spec.git)
     cache = Path(spec.cache.path).expanduser() if spec.cache.disk else None
     base = file.absolute().parent
     folder = base / Path(spec.state.path).expanduser()

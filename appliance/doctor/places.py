@@ -16,7 +16,7 @@ from appliance.doctor.finding import Finding
 from appliance.host.levels import human
 
 if TYPE_CHECKING:
-    from reconciler.spec import Spec
+    from reconciler.spec import Git, Spec
 
 LOW_DISK = 10 * 2**30
 CLOCK_S = 120.0
@@ -44,6 +44,17 @@ def port(spec: Spec, *, ours: bool) -> Iterator[Finding]:
             )
             return
     yield Finding("port", "ok", f"{host}:{number} is free")
+
+
+def git(settings: Git) -> Iterator[Finding]:
+    """Whether the programs are there that a repository is followed with."""
+    needed = ["git"] if settings.verify is None else ["git", "ssh-keygen"]
+    missing = [program for program in needed if shutil.which(program) is None]
+    if missing:
+        fix = "install it (macOS: xcode-select --install; Debian: apt-get install git openssh-client)"
+        yield Finding("git", "bad", f"{' and '.join(missing)} not found, and `git` is declared", fix)
+    else:
+        yield Finding("git", "ok", f"{' and '.join(needed)} there")
 
 
 def disks(state: Path, cache: Path | None, hub: Path, wanted: int) -> Iterator[Finding]:

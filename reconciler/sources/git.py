@@ -145,6 +145,7 @@ class GitSource:
             else bool(signature and signature.signer),
             signer=signature.signer if signature is not None else None,
             asks_signature=settings.signers is not None,
+            looks=tuple(self.counts.items()),
             last_checked=self._checked,
             failed=self._failed,
             refused=Trouble(refused.reason, refused.message, self._refused_at)

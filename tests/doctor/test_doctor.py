@@ -15,6 +15,7 @@ import pytest
 from appliance.doctor import mac, machine, places
 from appliance.doctor.finding import Finding
 from reconciler.loader import load_text
+from reconciler.spec import Git
 from tests.e2e.machine import free_port
 from tests.services.test_observed import DOWN, RUNNING
 
@@ -158,3 +159,16 @@ def test_the_verb_tells_all_of_it_and_its_exit_status_is_that_of_the_worst(tmp_p
     assert (code, found["file"], found["port"]) == (0, "ok", "ok")
     assert {"python", "mlx", "memory", "open files", "state", "hub cache", "prompt cache"} <= set(found)
     assert not (tmp_path / ".lmx").exists()
+
+
+def test_what_a_repository_is_followed_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    signed = Git.model_validate({"url": "https://git.example/x.git", "verify": {"allowed_signers": "s"}})
+    for program in ("git", "ssh-keygen"):
+        (tmp_path / program).write_text("")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert levels(list(places.git(signed))) == {"git": "ok"}
+    (tmp_path / "ssh-keygen").unlink()
+    (found,) = places.git(signed)
+    assert (found.level, found.message) == ("bad", "ssh-keygen not found, and `git` is declared")
+    assert levels(list(places.git(signed.model_copy(update={"verify": None})))) == {"git": "ok"}

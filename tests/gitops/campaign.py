@@ -36,7 +36,7 @@ KINDS = (
     (8, "unsigned"),
     (6, "stranger"),
 )
-REWRITE, PUT_BACK, AWAY = 0.06, 0.7, 0.03
+REWRITE, PUT_BACK, AWAY = 0.12, 0.8, 0.03
 LOOK_S = 90.0
 
 

@@ -17,7 +17,8 @@ from reconciler.loader import load_text
 
 # As /status lists them.
 TYPES = {"Ready", "Synced", "ConfigAccepted", "Reconciling", "Stalled", "Degraded", "MemoryPressure"}
-TYPES |= {"ThermalPressure", "CacheReady", "Suspended", "Overridden", "SourceReady", "KeysReady"}
+TYPES |= {"ThermalPressure", "CacheReady", "Suspended", "Overridden", "SourceReady", "SourceVerified"}
+TYPES |= {"KeysReady"}
 LMX = [sys.executable, "-m", "appliance.cli"]
 TEXT = """
 version: 1
