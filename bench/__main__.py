@@ -2,9 +2,9 @@
 
     python -m bench [PART ...] [--rounds N] [--shape 5m ...] [--out FILE.json] [--reference PYTHON]
 
-PART: speed, serving, ws, swap, overload, strain, crowding, kv, masks, skills, reuse; of the last, also one of
-reuse.turn, reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs --reference: a
-Python that has sentence-transformers.
+PART: speed, serving, ws, swap, overload, strain, crowding, kv, masks, skills, dashboards, reuse; of the last,
+also one of reuse.turn, reuse.agent, reuse.crowd, reuse.writing, reuse.lookup. And embed, which needs
+--reference: a Python that has sentence-transformers.
 
 Prints a table and writes JSON. Exit status 1 when a goal is not reached.
 """
@@ -23,10 +23,27 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import crowding, embed, kv, masks, overload, reuse, serving, skills, speed, strain, swap, ws
+from bench import (
+    crowding,
+    dashboards,
+    embed,
+    kv,
+    masks,
+    overload,
+    reuse,
+    serving,
+    skills,
+    speed,
+    strain,
+    swap,
+    ws,
+)
 from bench.speed import Row
 
-PARTS = ("speed", "serving", "ws", "swap", "overload", "strain", "crowding", "reuse", "kv", "masks", "skills")
+PARTS = (
+    *("speed", "serving", "ws", "swap", "overload", "strain", "crowding", "reuse", "kv", "masks", "skills"),
+    "dashboards",
+)
 REUSE = [f"reuse.{part}" for part in reuse.PARTS]  # each of them by itself
 
 
@@ -57,6 +74,8 @@ def _rows(
         yield from masks.run(scratch, rounds)
     if "skills" in parts:
         yield from skills.run(scratch, rounds)
+    if "dashboards" in parts:
+        yield from dashboards.run(scratch, rounds)
 
 
 def main() -> int:
