@@ -81,8 +81,9 @@ class Trying:
         }
 
     def overrides(self) -> list[dict[str, Any]]:
-        """All that lies over the file, as `/status` shows it."""
-        found = [
+        """All that lies over the file, as `/status` shows it. generation: what a suspension holds."""
+        held = self._loop.settled
+        found: list[dict[str, Any]] = [
             {
                 "kind": o.kind,
                 "model": o.model or None,
@@ -92,6 +93,9 @@ class Trying:
             }
             for o in self._loop.overrides
         ]
+        for one in found:
+            if one["kind"] == "suspend":
+                one["generation"] = held.generation if held is not None else None
         tried = self.short()
         if tried is not None:
             found.append({"kind": "try", "model": None, **{k: tried[k] for k in ("by", "at", "until")}})

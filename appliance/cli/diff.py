@@ -16,7 +16,8 @@ from appliance.cli.address import connect
 from appliance.cli.failure import CHANGES
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.spec_file import laid
-from appliance.cli.terminal import line, show, show_json, table
+from appliance.cli.status import over_the_file
+from appliance.cli.terminal import line, note, show, show_json, table
 
 ABSENT = object()
 Change = tuple[str, Any, Any]  # dotted path, before, after; ABSENT where there is none
@@ -31,6 +32,9 @@ def diff(file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.TEX
 
     with connect(file, url) as appliance:
         config = appliance.get("/admin/config")
+        words = over_the_file(appliance.get("/status"))
+    if words:
+        note(words)
     spec, running = laid(file, config).spec, config["spec"]
     # As JSON on both sides: what the appliance says has gone through it.
     wanted = json.loads(json.dumps(plain(spec, spec.unexpanded), default=str))

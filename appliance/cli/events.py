@@ -14,7 +14,7 @@ from appliance.cli.address import connect
 from appliance.cli.client import Appliance, NotRunning
 from appliance.cli.failure import CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, LongFile, Output, Url
-from appliance.cli.terminal import Line, line, note, show, show_json, table
+from appliance.cli.terminal import Line, Span, line, note, show, show_json, table
 from appliance.cli.timeline import Filter, kinds, stored
 
 AGAIN = 1.0  # seconds until the next try after the connection broke
@@ -117,7 +117,7 @@ def history(file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.
     elif not entries:
         show(line("No spec has been accepted yet."))
     else:
-        current = document.get("generation")
+        notes = _notes(document)
         show(
             table(
                 ("GENERATION", "ACCEPTED", "REACHED READY", "DIGEST", "NOTE"),
@@ -127,11 +127,20 @@ def history(file: File = DEFAULT_FILE, url: Url = None, output: Output = Format.
                         wording.clock(entry.get("at")),
                         wording.clock(entry.get("applied_at")),
                         str(entry.get("digest") or "")[:12],
-                        ("in force", "green")
-                        if entry.get("generation") == current
-                        else str(entry.get("message") or ""),
+                        notes.get(entry.get("generation"), str(entry.get("message") or "")),
                     ]
                     for entry in entries
                 ],
             )
         )
+
+
+def _notes(document: Mapping[str, Any]) -> dict[Any, Span]:
+    """Generation -> what is to be said of it: a try and a suspension keep the newest from being in force."""
+    current = document.get("generation")
+    if document.get("try"):
+        return {current: ("the file; a try is in force", "yellow")}
+    for override in document.get("overrides") or []:
+        if override["kind"] == "suspend" and override.get("generation") != current:
+            return {current: ("waits: suspended", "yellow"), override["generation"]: ("in force", "green")}
+    return {current: ("in force", "green")}

@@ -13,7 +13,8 @@ from appliance.cli.client import NotRunning
 from appliance.cli.failure import CHANGES, ERROR, CliError
 from appliance.cli.options import DEFAULT_FILE, File, Format, Output, Url
 from appliance.cli.spec_file import read
-from appliance.cli.terminal import Span, line, show, show_json, table
+from appliance.cli.status import over_the_file
+from appliance.cli.terminal import Span, line, note, show, show_json, table
 
 MARKS = {
     "~": ("changed in place", "cyan"),
@@ -57,6 +58,8 @@ def plan(
             raise
         status = config = None
     steps = _preview(file, status, config)
+    if status is not None and (words := over_the_file(status)):
+        note(words)
     if output is Format.JSON:
         show_json({"running": status is not None, "url": address, "changes": steps})
     elif steps:

@@ -106,6 +106,11 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
         answer.append((f"  (wanted: {desired or 'none'})", "yellow"))
     yield line(("active   ", "dim"), *answer)
 
+    tried = document.get("try")
+    if tried:
+        paths = ", ".join(str(change["path"]) for change in tried["changes"])
+        yield line(("tried    ", "dim"), (f"{_left(tried)}, by {tried['by']}", "yellow"), f"  {paths}")
+
     memory = document.get("memory") or {}
     used, budget = memory.get("used_bytes"), memory.get("budget_bytes")
     if used is not None and budget:
@@ -149,6 +154,23 @@ def _service(service: Mapping[str, Any]) -> Iterator[Block]:
     if last:
         style = "dim" if last.get("result") == "done" else "yellow"
         yield line(("         ", "dim"), (f"{wording.ago(last.get('at'))}: {in_words(last)}", style))
+
+
+def _left(tried: Mapping[str, Any]) -> str:
+    if tried["left_s"] is None:
+        return "kept until the file changes"
+    return f"{wording.duration(tried['left_s'])} left"
+
+
+def over_the_file(document: Mapping[str, Any]) -> str:
+    """What keeps the file from being what is in force, for a note; nothing where it is."""
+    tried = document.get("try")
+    if tried:
+        return f"what is in force is {tried['what']} by {tried['by']}: {_left(tried)}"
+    suspended = next((o for o in document.get("overrides") or [] if o["kind"] == "suspend"), None)
+    if suspended:
+        return f"suspended by {suspended['by']}: nothing changes before `lmx resume`"
+    return ""
 
 
 def _models(models: Mapping[str, Any]) -> Iterator[Block]:

@@ -6,6 +6,7 @@ warms up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,6 +56,8 @@ def attention(status: Mapping[str, Any]) -> list[Attention]:
             continue  # what stalls it has a name of its own
         if told(one):
             _, level, what = _TOLD[kind]
+            if kind == "Overridden" and status.get("try"):
+                what = _tried(status["try"])
             found.append(Attention(level, what, one["message"] or one["reason"], one["last_transition"]))
     if out_of_sync(conditions):
         one = conditions["Synced"]
@@ -74,6 +77,14 @@ def attention(status: Mapping[str, Any]) -> list[Attention]:
     return sorted(found, key=lambda one: _LOUDNESS[one.level])
 
 
+def _tried(found: Mapping[str, Any]) -> str:
+    """In whole minutes: a countdown by the second would be read out each second."""
+    left = found["left_s"]
+    if left is None:
+        return "A spec is tried, and kept until the file changes"
+    return f"A spec is tried: {max(1, math.ceil(left / 60))} min left at most"
+
+
 def told(condition: Mapping[str, Any]) -> bool:
     """Whether a person should look at it."""
     known = _TOLD.get(condition["type"])
@@ -89,5 +100,7 @@ def out_of_sync(conditions: Mapping[str, Mapping[str, Any]]) -> bool:
     synced = conditions.get("Synced")
     if synced is None or synced["status"] != "False":
         return False
+    if synced["reason"] == "Trying":
+        return False  # Overridden tells of it
     said = {"Reconciling": "True", "Stalled": "True", "ConfigAccepted": "False", "Ready": "False"}
     return not any(conditions.get(kind, {}).get("status") == status for kind, status in said.items())

@@ -132,6 +132,20 @@ def parsed(text: str) -> Text:
     return found
 
 
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [(299.0, "5 min left at most"), (31.0, "1 min left at most"), (None, "kept until the file changes")],
+)
+def test_a_try_is_told_once_with_the_time_that_is_left(left: float | None, words: str) -> None:
+    status = document(Overridden="True", Synced="False")
+    next(one for one in status["conditions"] if one["type"] == "Synced")["reason"] = "Trying"
+    status["try"] = {"left_s": left}
+    (told,) = attention(status)
+    assert (told.level, told.why) == ("notice", "Overridden says")
+    assert told.what.startswith("A spec is tried")
+    assert words in told.what
+
+
 def test_the_parts_are_in_their_order() -> None:
     status = document()
     status["plan"] = [

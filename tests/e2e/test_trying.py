@@ -102,6 +102,11 @@ def test_a_try_swaps_under_a_stream_and_comes_back_by_itself_without_a_failed_re
         assert status["try"]["reached"] is True
         assert 0 < status["try"]["left_s"] <= 60
         assert up.condition("Synced")["reason"] == "Trying"
+        assert "left, by " in lmx(up, "status").stdout
+        assert "the file; a try is in force" in lmx(up, "history").stdout
+        same = lmx(up, "diff")
+        assert (same.returncode, "active" in same.stdout, "a try by" in same.stderr) == (2, True, True)
+        assert lmx(up, "wait", "--for", "Synced", "--timeout", "0s").returncode == 3
         again = lmx(up, "try", "new.yaml", "--for", "1s", "--no-wait")
         assert again.returncode == 1
         assert "in force already" in again.stderr
@@ -272,6 +277,7 @@ def test_suspended_nothing_changes_and_resume_follows_the_newest_content(up: Mac
     waited = lmx(up, "wait", "--digest", "file", "--timeout", "1s")
     assert waited.returncode == 3
     assert "lmx resume" in waited.stderr
+    assert "waits: suspended" in lmx(up, "history").stdout
     refused = lmx(up, "try", wanted(up, queue={"depth": 9}))
     assert (refused.returncode, "`lmx resume` ends that" in refused.stderr) == (1, True)
     up.stop()
