@@ -292,10 +292,12 @@ class Loop:
             return False
         self.last_beat = seen.now
         self._absorb(desired, seen)
+        if self.trial.fresh and self.trial.judged(desired.spec, plan(desired, seen, self.ledger)):
+            return True  # it cannot run: nothing was touched for it, its memory limits included
         desired = self._strain(desired, seen)
         found = plan(desired, seen, self.ledger)
         if self.trial.judged(desired.spec, found):
-            return True  # it cannot run, and nothing was touched for it
+            return True
         self._learn(desired, found, seen)
         self._publish(desired, seen, found)
         if not found.actions:

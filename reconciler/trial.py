@@ -46,6 +46,7 @@ class Tried:
     deadline: float | None
     changes: tuple[Change, ...]
     excused: frozenset[tuple[str, str]] = frozenset()
+    planned: bool = False  # it has been judged once
     reached: bool = False  # everything it asks for has run once
 
     def in_words(self) -> str:
@@ -136,6 +137,11 @@ class Trial:
         left = self.left()
         return None if left is None else self._wall() + left
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody knows yet if it can run."""
+        return self.tried is not None and not self.tried.planned
+
     def judged(self, spec: Spec, found: Plan) -> bool:
         """Look at a plan made for `spec`; True when it showed that the try cannot run, and so ended it."""
         tried = self.tried
@@ -146,8 +152,9 @@ class Trial:
             if choice.blocked is not None and _final(choice, reached=tried.reached):
                 self.end(f"models.{choice.name} cannot run: {choice.blocked.message}", choice.blocked.code)
                 return True
-        if not tried.reached and all(c.blocked is None and c.ready for c in choices):
-            self.tried = replace(tried, reached=True)
+        reached = tried.reached or all(c.blocked is None and c.ready for c in choices)
+        if (reached, True) != (tried.reached, tried.planned):
+            self.tried = replace(tried, planned=True, reached=reached)
         return False
 
 

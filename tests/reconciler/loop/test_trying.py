@@ -180,6 +180,20 @@ def test_what_cannot_run_is_over_before_anything_is_touched(source: str, code: s
     rig.clean()
 
 
+def test_a_memory_budget_that_cannot_be_kept_takes_no_step_of_the_ladder() -> None:
+    rig = two()
+    mark = rig.mark()
+    attempt(rig, lambda s: s.update(memory={"budget": "1GiB"}))
+    rig.run(40)
+    ending = rig.loop.trial.ending
+    assert ending is not None
+    assert ending.code == "insufficient_memory"
+    assert rig.since(mark) == []
+    assert rig.events(EventType.STEP_TAKEN) == []
+    assert rig.condition("MemoryPressure").status == "False"
+    rig.clean()
+
+
 def test_what_fails_for_good_on_the_way_ends_it_and_the_old_model_has_answered_all_the_time() -> None:
     rig = two()
     rig.world.sources["./small-b"].fate = "fails_for_ever"
