@@ -119,7 +119,8 @@ class Listeners:
         """Let in whoever has waited: this process takes over. What is still `kept` then is nobody's."""
         self.waits = False
         for listener in self._open():
-            await self._serve(listener)
+            if not listener.servers:
+                await self._serve(listener)
         for sockets in self.kept.values():
             for sock in sockets:
                 sock.close()

@@ -208,3 +208,66 @@ async def test_clients_with_kept_connections_lose_nothing_while_the_port_moves(s
         closings.append(asyncio.create_task(site.listeners.close("127.0.0.1", old, grace=20)))
     stop = True
     await asyncio.gather(*clients, *closings)
+
+
+async def test_who_comes_while_nobody_accepts_waits_and_is_answered_then(site: Site) -> None:
+    async with raw.connect(site.port) as kept:
+        await kept.send(raw.get("/healthz"))
+        await kept.reply()
+        await site.listeners.pause()
+        async with raw.connect(site.port) as waits:
+            await waits.send(raw.get("/healthz"))
+            await kept.send(raw.get("/healthz"))  # connections that are there go on, and are kept
+            assert (await kept.reply()).headers["connection"] == "keep-alive"
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await waits.reader.read(1)
+            await site.listeners.resume()
+            assert (await waits.reply()).status == 200
+
+
+async def test_a_silent_connection_is_served_until_the_end_of_a_hand_over(site: Site) -> None:
+    """The sockets stay open, as where another process has them."""
+    [(host, port, sockets)] = site.listeners.sockets()
+    copies = [sock.dup() for sock in sockets]
+    try:
+        async with raw.connect(site.port) as silent, raw.connect(site.port) as talks:
+            for line in (silent, talks):
+                await line.send(raw.get("/healthz"))
+                await line.reply()
+            await site.listeners.pause()
+            leaving = asyncio.create_task(site.listeners.hand_over(grace=10, idle=None))
+            await eventually(lambda: site.listeners.handed_over)
+            assert site.listeners.observed() == (ListenerObs(host, port, "open"),)
+            await talks.send(raw.get("/healthz"))
+            assert (await talks.reply()).headers["connection"] == "close"
+            assert await talks.ended() == b""
+            assert not leaving.done()
+            await silent.send(raw.get("/healthz"))
+            assert (await silent.reply()).headers["connection"] == "close"
+            await asyncio.wait_for(leaving, 5)
+        async with raw.connect(port):  # it waits for whoever has the copies
+            pass
+    finally:
+        for sock in copies:
+            sock.close()
+
+
+async def test_an_address_that_was_kept_is_taken_and_not_bound_anew(site: Site) -> None:
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        kept.listen()
+        kept.setblocking(False)
+        port = kept.getsockname()[1]
+        site.listeners.kept = {("127.0.0.1", port): [kept.dup()], ("127.0.0.1", 1): [kept.dup()]}
+        site.listeners.waits = True
+        assert await site.listeners.open("127.0.0.1", port) == port
+        assert ListenerObs("127.0.0.1", port, "open") in site.listeners.observed()
+        async with raw.connect(port) as waits:
+            await waits.send(raw.get("/healthz"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await waits.reader.read(1)
+            await site.listeners.accept()
+            assert (await waits.reply()).status == 200
+        assert site.listeners.kept == {}
