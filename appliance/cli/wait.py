@@ -26,11 +26,15 @@ FINAL_FAILURES = frozenset({"rejected", "invalid", "refused", "failed", "rolled_
 
 @dataclass(frozen=True)
 class Goal:
-    """The condition has this status; with a digest, the content with that SHA-256 is also what runs."""
+    """The condition has this status; with a digest, the content with that SHA-256 is also what runs.
+
+    commit: the beginning of the one that must be what runs, of a machine that follows Git.
+    """
 
     condition: str
     status: str
     digest: str | None = None
+    commit: str | None = None
 
     def __str__(self) -> str:
         return f"{self.condition}={self.status}"
@@ -44,8 +48,9 @@ def wait(
     digest: Annotated[
         str | None,
         typer.Option(
-            metavar="SHA256|file",
-            help="Also wait until the content with this SHA-256 is what runs; `file` takes that of FILE.",
+            metavar="SHA256|COMMIT|file",
+            help="Also wait until the content with this SHA-256, or this commit, is what runs; "
+            "`file` takes that of FILE.",
         ),
     ] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="Such as 90s or 15m.")] = "5m",
@@ -57,7 +62,7 @@ def wait(
     Also waits for an appliance that is still starting. Exit status: 0 reached, 1 error, 3 the time
     ran out, 4 that content was rejected or replaced, so that waiting longer cannot help.
     """
-    wanted = _goal(goal, _digest(digest, file))
+    wanted = _goal(goal, digest, file)
     seconds = _seconds(timeout)
     with connect(file, url) as appliance, busy(f"Waiting for {wanted} ...") as spinner:
         document = _watch(appliance, wanted, seconds, spinner)
@@ -99,15 +104,19 @@ def unmet(goal: Goal, document: Mapping[str, Any], *, seen_before: bool = False)
             if ours and looked_at:
                 _check_stalled(stalled)
             return why
+    if goal.commit is not None:
+        why = _not_taken(goal.commit, document)
+        if why:
+            return why
     wanted = [(goal.condition, goal.status)]
-    if goal.digest is not None:
+    if goal.digest is not None or goal.commit is not None:
         wanted.append(("Synced", "True"))  # Ready alone holds while the old model still answers
     for kind, status in wanted:
         found = conditions.get(kind.lower())
         if found is None or found.get("observed_generation", 0) < (document.get("generation") or 0):
             return "the newest generation has not been looked at yet"
         if found["status"] != status:
-            if goal.digest is not None:
+            if goal.digest is not None or goal.commit is not None:
                 _check_stalled(conditions.get("stalled", {}))
             return f"{found['type']} is {found['status']}: {found.get('message') or found.get('reason')}"
     return ""
@@ -133,27 +142,39 @@ def _not_applied(digest: str, document: Mapping[str, Any], seen_before: bool) ->
     return "" if outcome == "applied" else reason or f"it is {outcome.replace('_', ' ') or 'being looked at'}"
 
 
+def _not_taken(commit: str, document: Mapping[str, Any]) -> str:
+    """Why this commit is not the one that runs, or nothing. Raises CliError where it was refused."""
+    source = document.get("source") or {}
+    if source.get("kind") != "git":
+        raise CliError("this machine follows no repository; --digest takes the SHA-256 of its file.")
+    if str(source.get("revision") or "").startswith(commit):
+        return ""
+    if str(source.get("head") or "").startswith(commit):
+        raise CliError(
+            f"that commit was refused: {_attempted(document).get('message') or 'see lmx status'}", REJECTED
+        )
+    return f"{str(source.get('revision') or 'no commit')[:12]} runs"
+
+
 def _attempted(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return document.get("last_attempted") or {}
 
 
-def _goal(text: str, digest: str | None) -> Goal:
+def _goal(text: str, what: str | None, file: Path) -> Goal:
     condition, _, status = text.partition("=")
     status = status.capitalize() or "True"
     if not condition or status not in ("True", "False", "Unknown"):
         raise CliError(f"--for {text!r} is not a condition; write it like Ready or Degraded=False.")
-    return Goal(condition, status, digest)
-
-
-def _digest(text: str | None, file: Path) -> str | None:
-    if text is None:
-        return None
-    if text == "file":
-        return hashlib.sha256(content(file)).hexdigest()
-    digest = text.lower().removeprefix("sha256:")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise CliError("--digest takes the 64 hexadecimal digits of a SHA-256, or the word file.")
-    return digest
+    if what is None:
+        return Goal(condition, status)
+    if what == "file":
+        return Goal(condition, status, digest=hashlib.sha256(content(file)).hexdigest())
+    digest = what.lower().removeprefix("sha256:")
+    if re.fullmatch(r"[0-9a-f]{64}", digest):
+        return Goal(condition, status, digest=digest)
+    if re.fullmatch(r"[0-9a-f]{7,40}", digest):
+        return Goal(condition, status, commit=digest)
+    raise CliError("--digest takes the 64 hexadecimal digits of a SHA-256, a commit, or the word file.")
 
 
 def _seconds(text: str) -> float:

@@ -17,6 +17,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Literal
 
@@ -72,6 +73,7 @@ def chain(
     return found
 
 
+@lru_cache(maxsize=64)  # asked for in each pass of the loop, and answered by parsing
 def extends(data: bytes) -> str | None:
     """What the file names as its base; None where it names none, or is not readable: parsing says so then."""
     if b"extends" not in data:

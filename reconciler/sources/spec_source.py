@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class SpecSource:
         self._below: tuple[bytes, Settings | None] = b"", None
         self._layers: tuple[Layer, ...] = ()
         self._ran_git = False
+        self._read_commit: str | None = None  # the one that the gate has been given
 
     # --- for the gate --------------------------------------------------------------------------------
 
@@ -58,6 +60,7 @@ class SpecSource:
         if git is None:
             return self._content(packed)
         git.configure(settings, packed)
+        self._read_commit = git.taken.commit if git.taken is not None and settings is not None else None
         if settings is None:
             return self._content(packed)
         if git.taken is not None:
@@ -119,8 +122,11 @@ class SpecSource:
             self._git.poke()
 
     def view(self) -> SourceView:
+        """revision is what the gate was given, so that nobody reads it beside conditions of before."""
         found = self._git.view() if self._git is not None else None
-        return found or SourceView("file", str(self.path))
+        if found is None:
+            return SourceView("file", str(self.path))
+        return replace(found, revision=self._read_commit or found.revision)
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -127,6 +127,32 @@ def test_what_stalled_the_generation_before_is_not_held_against_new_content() ->
     assert "pending" in unmet(Goal("Ready", "True", CONTENT), document)
 
 
+COMMIT = "3f2a91c0" * 5
+
+
+def following(revision: str, head: str, **changes: Any) -> dict[str, Any]:
+    return status_document(source={"kind": "git", "revision": revision, "head": head}, **changes)
+
+
+def test_a_commit_is_waited_for_until_it_runs(lmx: Lmx, appliance: Appliance) -> None:
+    appliance.on("GET /status", following("a" * 40, "a" * 40), following(COMMIT, COMMIT))
+    assert lmx("wait", "--digest", COMMIT[:12]).code == 0
+    assert len(appliance.asked) == 2
+
+
+def test_a_commit_that_was_refused_exits_4_with_the_reason(lmx: Lmx, appliance: Appliance) -> None:
+    rejected = attempted("rejected", "commit 3f2a91c03f2a is not taken: it is not signed", digest=COMMIT)
+    appliance.on("GET /status", following("a" * 40, COMMIT, last_attempted=rejected))
+    result = lmx("wait", "--digest", COMMIT)
+    assert result.code == REJECTED
+    assert "that commit was refused: commit 3f2a91c03f2a is not taken: it is not signed" in result.err
+
+
+def test_a_commit_of_a_machine_that_follows_none_is_an_error(lmx: Lmx, appliance: Appliance) -> None:
+    result = lmx("wait", "--digest", COMMIT)
+    assert (result.code, "follows no repository" in result.err) == (1, True)
+
+
 def test_content_that_was_replaced_by_newer_content_is_told_at_once() -> None:
     document = status_document(last_attempted=attempted("applied", digest="f" * 64))
     assert unmet(Goal("Ready", "True", CONTENT), document) == "that content has not been seen yet"

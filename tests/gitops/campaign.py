@@ -216,8 +216,10 @@ class Campaign:
             assert time.monotonic() < end, f"{source}\n{self.machine.tail()}"
             time.sleep(0.02)
         self.taken = self._expected()
-        assert source["revision"] == self.taken, (source, self.commits[head], self.machine.tail())
-        status = self.machine.until(lambda s: s["name"] == self.commits[self.taken].name)
+        status = self.machine.until(
+            lambda s: s["source"]["revision"] == self.taken and s["name"] == self.commits[self.taken].name
+        )
+        assert status["source"]["head"] == head
         if self.taken != head:
             assert _condition(status, "Synced")["status"] == "False"
             assert _condition(status, "SourceReady")["status"] == "False"

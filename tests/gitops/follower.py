@@ -61,6 +61,7 @@ class Follower:
             stop.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self.source.read()  # as the loop does, which was told of a change
         return self.source.view()
 
     def parsed(self) -> Parsed:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from reconciler.events import EventType
-from reconciler.gate import SourceProblem
+from reconciler.gate import SourceProblem, SpecProblem
 from reconciler.loader import layers
 from reconciler.sources import git_process
 from reconciler.sources.git_process import GitError
@@ -286,6 +286,7 @@ async def _look_raw(follower: Follower) -> str | None:
     assert git is not None
     assert git.settings is not None
     await git._look(git.settings)
+    follower.source.read()
     return follower.source.view().revision
 
 
@@ -322,6 +323,62 @@ async def test_another_repository_starts_afresh_and_the_old_clone_goes(
     assert (await follower.look()).revision == commit
     assert follower.name() == "other"
     assert len(list((follower.folder / "state" / "git").iterdir())) == 1
+
+
+async def test_another_path_of_the_same_commit(follower: Follower, remote: Remote) -> None:
+    remote.commit({"other.yaml": GOOD + "name: other\n"})
+    commit = remote.push()
+    await follower.look()
+    assert follower.name() == "first"
+    follower.says(path="other.yaml")
+    assert (await follower.look()).revision == commit
+    assert follower.name() == "other"
+    follower.says(path="gone.yaml")
+    view = await follower.look()
+    assert (view.revision, follower.name()) == (commit, "other")
+    assert "the commit has no file gone.yaml" in follower.problem()
+
+
+async def test_verify_that_is_asked_for_later_says_so_of_what_runs(
+    follower: Follower, remote: Remote
+) -> None:
+    unsigned = (await follower.look()).revision
+    remote.keys()
+    follower.says(verify={"allowed_signers": str(remote.signers)})
+    view = await follower.look()
+    assert (view.revision, view.verified) == (unsigned, False)
+    assert follower.name() == "first"
+    assert "it is not signed" in follower.problem()
+
+
+async def test_a_local_file_that_is_broken_changes_nothing_until_it_is_mended(
+    follower: Follower, remote: Remote
+) -> None:
+    await follower.look()
+    whole = follower.file.read_text()
+    follower.file.write_text(whole + "colour: red\n")
+    with pytest.raises(SpecProblem, match="colour: unknown key"):
+        follower.parsed()
+    newest = remote.put(GOOD + "name: second\n")
+    view = await follower.look()
+    assert (view.revision != newest, view.refused is not None) == (True, True)
+    follower.file.write_text(whole)
+    assert (await follower.look()).revision == newest
+    assert follower.name() == "second"
+
+
+async def test_it_looks_by_itself_each_interval(follower: Follower, remote: Remote) -> None:
+    follower.says(interval="1s")
+    await follower.look()
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(follower.source.run(lambda: None, stop))
+    newest = remote.put(GOOD + "name: second\n")
+    async with asyncio.timeout(LIMIT_S):
+        while follower.source.view().head != newest:  # noqa: ASYNC110 - nobody tells a bystander
+            await asyncio.sleep(0.02)
+    stop.set()
+    await task
+    assert follower.name() == "second"
 
 
 async def test_git_may_be_turned_off_in_the_local_file(follower: Follower) -> None:
