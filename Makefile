@@ -11,7 +11,7 @@ READY := .venv/.ready
 RUNS := .venv/.runs
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos fuzz gitops upgrade soak trial pictures lock wheel clean
+.PHONY: help up test lint format bench browser chaos fuzz gitops upgrade soak trial pictures lock wheel clean
 
 help: ## list the verbs
 	@echo "make VERB"
@@ -48,6 +48,10 @@ fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must fol
 
 upgrade: $(READY) ## fifty upgrades and switches under sixteen streams: none refused, none cut
 	$(BIN)/python -m pytest -q -s -m heavy $(ARGS) tests/upgrade
+
+browser: $(READY) ## the dashboard in a real browser, the open hour too; pictures of it go to build/dashboard
+	@$(apt_test)
+	$(BIN)/python -m pytest -q -m "heavy or not heavy" $(ARGS) tests/browser
 
 gitops: $(READY) ## 500 random pushes, good and bad, to a repository that a machine follows while it serves
 	@$(apt_test)
@@ -127,16 +131,19 @@ elif [ -n "$$missing" ]; then \
 fi
 endef
 
-# A second reader for the property lists that launchd gets, git and ssh-keygen for what follows a repository;
-# without them those tests are skipped, and say so.
+# A second reader for the property lists that launchd gets, git and ssh-keygen for what follows a repository, a
+# browser for the dashboard; without them those tests are skipped, and say so. (In CI as root a missing browser is
+# an error: see tests/browser/conftest.py.)
 define apt_test
 if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	missing=; \
 	command -v plistutil > /dev/null || missing="libplist-utils"; \
 	command -v git > /dev/null || missing="$$missing git"; \
 	command -v ssh-keygen > /dev/null || missing="$$missing openssh-client"; \
-	[ -z "$$missing" ] || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; } || \
+	command -v chromium > /dev/null || missing="$$missing chromium fonts-dejavu-core"; \
+	[ -z "$$missing" ] || { \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing > /dev/null; } || \
 		echo "Could not install $$missing; going on without." >&2; \
 fi
 endef

@@ -92,12 +92,9 @@ def headers_too_large(why: str) -> ApiError:
 
 
 def _asked_by_a_person(request: Request) -> bool:
-    """Who looks at a page in a browser is asked for the key there; a program's browser never pops that up."""
-    if request.method not in ("GET", "HEAD"):
-        return False
-    if request.path == "/admin/events":
-        return request.args.get("view") is not None
-    return "text/html" in request.headers.getone("accept", "")
+    """Who opens a page in a browser is asked for the key there. A page's script is not: a browser sends along
+    the key it was given, and a page left open must not pop up questions."""
+    return request.method in ("GET", "HEAD") and "text/html" in request.headers.getone("accept", "")
 
 
 def error_reply(request: Request, error: Exception) -> HTTPResponse:

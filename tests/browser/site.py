@@ -11,8 +11,10 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from appliance.access.desk import Access
 from appliance.dashboard.desk import Dashboard
 from appliance.server.app import Listeners, build
 from reconciler.gate import Gate
@@ -35,7 +37,7 @@ class _Board(Board):
 class Site:
     """status: what /status would say. now: the wall clock of it all, seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: dict[str, str]) -> None:
         self.status: dict[str, Any] = document()
         self.now = NOW
         self.port = 0
@@ -43,6 +45,7 @@ class Site:
         self._listeners: Listeners
         gate = Gate(_nothing, _nothing, lambda: self.now, lambda *_: None, accepted=None, generation=3)
         self.board = _Board(Desk())
+        self.board.access = Access(Path("/nowhere"), environ)
         self.board.dashboard = self.dashboard = Dashboard(
             lambda: self.status, lambda: gate, lambda: None, wall=lambda: self.now
         )
@@ -95,8 +98,9 @@ def _nothing(*_: Any) -> Any:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    made = Site()
+def site(environ: dict[str, str] | None = None) -> Iterator[Site]:
+    """environ: where API keys may be."""
+    made = Site(environ or {})
     thread = threading.Thread(target=made.run, daemon=True)
     thread.start()
     made.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,43 @@ async def test_a_key_in_another_place_is_none(
     async with raw.connect(keyed.port) as line:
         await line.send(raw.get("/status", *(f"{name}: {value}" for name, value in headers)))
         assert (await line.reply()).status == status
+
+
+def basic(key: str, user: str = "anybody") -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()}
+
+
+async def test_a_browser_is_asked_for_the_key_and_reads_with_it(keyed: Site) -> None:
+    asked = await keyed.http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert asked.status_code == 401
+    assert asked.headers["www-authenticate"].startswith("Basic realm=")
+    for path in ("/", "/dashboard.css", "/dashboard.js", "/status", "/admin/events?view=page"):
+        assert (await keyed.http.get(path)).headers["www-authenticate"] == 'Bearer realm="lmx"'
+        answer = await keyed.http.get(path, headers=basic(PLAIN))
+        assert answer.status_code == 200, path
+
+
+async def test_what_a_browser_sends_by_itself_changes_nothing_and_asks_no_model(keyed: Site) -> None:
+    """Any page on the web can make a browser ask with the key that it remembers."""
+    for method, path in every_route(keyed):
+        if (method in ("GET", "HEAD") and path != "/v1/ws") or method == "OPTIONS":
+            continue
+        answer = await keyed.http.request(method, path, headers=basic(ADMIN))
+        assert answer.status_code == 401, (method, path)
+    async with raw.connect(keyed.port) as line:
+        await line.send(raw.get("/v1/ws", f"Authorization: {basic(ADMIN)['authorization']}"))
+        assert (await line.reply()).status == 401
+    assert keyed.board.calls == []
+    assert keyed.desk.asked == []
+
+
+@pytest.mark.parametrize(
+    "shown", ["", "Og==", "x", "%%%", "OnNrLXdyb25nLTAxMjM0NTY3ODk=", "/w==", "OsOpw6k="]
+)
+async def test_a_password_that_is_no_key_lets_nobody_in(keyed: Site, shown: str) -> None:
+    async with raw.connect(keyed.port) as line:
+        await line.send(raw.get("/status", f"Authorization: Basic {shown}"))
+        assert (await line.reply()).status == 401
 
 
 async def test_a_key_in_the_address_is_none(keyed: Site) -> None:
