@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance.engine.constraint.bounds import TooMuch
 
-MOST = 100_000  # remainders: a quarter of a second and 25 MB
+MOST = 65_536  # remainders: half a second of work and 40 MB at most
 _TOGETHER = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not")
 
 
