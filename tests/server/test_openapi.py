@@ -111,13 +111,13 @@ def test_ranges_and_refusals_are_those_that_requests_are_held_against(made: dict
     assert made["components"]["schemas"]["ChatRequest"]["required"] == ["messages"]
 
 
-@pytest.mark.anyio
 def test_a_message_ends_as_anthropics_do_but_for_what_is_not_served(made: dict[str, Any]) -> None:
     told = made["components"]["schemas"]["AnthropicMessage"]["properties"]["stop_reason"]["anyOf"]
     given = {reason for option in told for reason in option.get("enum", ())}
     assert given == set(get_args(StopReason)) - {"pause_turn", "refusal"}
 
 
+@pytest.mark.anyio
 async def test_the_document_and_its_page_are_served(site: Site, made: dict[str, Any]) -> None:
     reply = await site.http.get("/openapi.json")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
