@@ -11,6 +11,7 @@ from appliance.remembered import RECENT, STORM, Remembered
 from reconciler import history as histories
 from reconciler.events import Event, EventType
 from reconciler.history import Generation, History
+from reconciler.observed import OverrideObs
 
 
 @pytest.fixture
@@ -47,6 +48,21 @@ def test_recent_events_are_the_newest_also_after_a_restart(history: History) -> 
     expected = [f"Ready True -> False {number}" for number in range(10, STORM + 10)][-RECENT:]
     assert [event["message"] for event in remembered.recent()] == expected
     assert [event["message"] for event in Remembered(history).recent()] == expected
+
+
+def test_one_that_gave_the_state_away_writes_nothing_and_is_in_no_trouble(history: History) -> None:
+    remembered = Remembered(history)
+    remembered.add_event(condition(1))
+    remembered.sealed = True
+    kept = remembered.add_event(condition(2))
+    remembered.save_overrides((OverrideObs("mini", "load", 1.0, "x"),))
+    assert [event.message for event in history.events()] == ["Ready True -> False 1"]
+    assert history.load_overrides() == ()
+    assert (kept.id, remembered.trouble) == (2, None)
+    history.add_event(condition(3))  # what another process has written
+    remembered.sealed = False
+    remembered.reread()
+    assert [event["message"][-1] for event in remembered.recent()] == ["1", "3"]
 
 
 def test_generations_are_read_when_they_change_and_not_for_each_look(

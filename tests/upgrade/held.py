@@ -35,8 +35,9 @@ class Held(Machine):
         }
         return super().spec(**{**usual, **changes})
 
-    def write_profile(self, name: str, **changes: Any) -> None:
-        text = yaml.safe_dump(self.spec(**changes), sort_keys=False)
+    def write_profile(self, name: str) -> None:
+        """All that the file says, under a name of its own."""
+        text = yaml.safe_dump({"extends": self.file.name, "name": name}, sort_keys=False)
         (self.folder / f"lmx.{name}.yaml").write_text(text, encoding="utf-8")
 
     def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
