@@ -182,8 +182,9 @@ def test_what_cannot_run_is_over_before_anything_is_touched(source: str, code: s
 
 def test_a_memory_budget_that_cannot_be_kept_takes_no_step_of_the_ladder() -> None:
     rig = two()
+    rig.world.advance(1.0)  # there is a reading that no pass has seen yet
     mark = rig.mark()
-    attempt(rig, lambda s: s.update(memory={"budget": "1GiB"}))
+    attempt(rig, lambda s: s.update(memory={"budget": "256MiB"}))
     rig.run(40)
     ending = rig.loop.trial.ending
     assert ending is not None
