@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.machine import MINI, ROOT, Machine, free_port
+from tests.e2e.machine import DEMO, MINI, ROOT, Machine, free_port
 from tests.gitops.remote import Remote, needs_git
 
 pytestmark = needs_git
+WIDE = {"context": 8192, "prefill_chunk": 65_536}  # 1.1 GiB of workspace
 
 
 def served(**changes: Any) -> str:
@@ -37,7 +38,12 @@ class Followed:
         self.mini = {"source": str(MINI), "sampling": {"temperature": 0}, "concurrency": 4}
 
     def local(self, **git: Any) -> dict[str, Any]:
-        return self.machine.spec(active=None, models={"mini": self.mini}, git={**self.git, **git})
+        return self.machine.spec(
+            active=None,
+            models={"mini": self.mini, "huge": {"source": str(DEMO), **WIDE}},
+            git={**self.git, **git},
+            memory={"budget": "1GiB"},  # so that what is too much is so on any machine
+        )
 
     def put(self, text: str, *, by: str | None = "ann") -> str:
         return self.remote.put(text, by=by)
@@ -226,3 +232,23 @@ def test_a_plan_against_a_machine_that_does_not_answer_is_an_error(up: Followed,
     )
     assert done.returncode == 1
     assert "nothing answers" in done.stderr.lower() or "no appliance" in done.stderr.lower(), done.stderr
+
+
+def test_a_commit_that_cannot_fit_is_told_before_anything_is_drained(up: Followed) -> None:
+    """It is valid, so it is the commit that counts; what answered before answers on."""
+    up.put(served(name="fits"))
+    up.look()
+    before = up.runs(up.remote.head(), "fits")
+    pid = before["models"]["mini"]["pid"]
+    commit = up.put(served(name="too much", active="huge"))
+    up.look()
+    up.machine.until(lambda s: s["source"]["revision"] == commit and s["name"] == "too much")
+    up.machine.until(
+        lambda _: up.condition("Synced")["status"] == "False" and not up.machine.status()["plan"]
+    )
+    assert up.condition("Synced")["reason"] == "InsufficientMemory"
+    assert up.machine.answer("hello")
+    assert up.machine.status()["models"]["mini"]["pid"] == pid
+    up.put(served(name="fits again"))
+    up.look()
+    assert up.runs(up.remote.head(), "fits again")["models"]["mini"]["pid"] == pid
