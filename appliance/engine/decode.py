@@ -18,6 +18,9 @@ are read, so detokenising and sending overlap with computing. Where a row's next
 before it beyond the model (a grammar, a budget of thinking), the forward pass is launched, the tokens are
 read and the masks computed beside it, and only then the picking is launched: the order of work on the device
 is the same, and it waits only where masks take longer than the pass.
+
+On MLX's CPU backend a launch returns only when no more than ten operations are left to compute. There the
+first tokens of rows that begin alone are read before their next step is launched, not after it (`first`).
 """
 
 from __future__ import annotations
@@ -27,12 +30,15 @@ from typing import Any
 import mlx.core
 
 from appliance.engine import layers
+from appliance.engine.likely import Told
 from appliance.engine.pacing import Shares
 from appliance.engine.picking import Picking
 from appliance.engine.prefill import Prefill
 from appliance.engine.row import Row
 
 mx: Any = mlx.core
+
+LAUNCH_WAITS = mx.default_device() == mx.cpu
 
 
 class Decoding:
@@ -59,10 +65,11 @@ class Decoding:
         """The tokens that `cache` holds for a row, or will when the step under way is computed.
 
         A step is launched before the tokens of the one before are read, so the newest token that was read
-        is in there too; it is not where the last step launched nothing, or before a row's first one.
+        is in there too; it is not where the last step launched nothing, or before a row's first one, or
+        where it was read ahead of its step.
         """
         text = row.job.prompt + row.tokens
-        return text if row.primed and self._next is not None else text[:-1]
+        return text if row.primed and not row.read and self._next is not None else text[:-1]
 
     @property
     def pending(self) -> Any:
@@ -136,10 +143,34 @@ class Decoding:
         self.rows = rows
         self._picking = None
 
+    @property
+    def opens(self) -> bool:
+        """Only first tokens are under way here, and waiting for the next launch would delay them."""
+        return LAUNCH_WAITS and all(row.primed and not row.tokens for row in self.rows)
+
+    def first(self) -> list[tuple[Row, int]]:
+        """The first tokens of all rows; nothing is launched. Where it `opens`; then comes a step."""
+        tokens = self._next.tolist()
+        if self._picking is None:
+            self._picking = Picking(self.rows)
+        if self._picking.guide(tokens):
+            self._picking = None
+        for row, token in zip(self.rows, tokens, strict=True):
+            self._take(row, token, row.telling)
+            row.read = True
+        return list(zip(self.rows, tokens, strict=True))
+
+    @staticmethod
+    def _take(row: Row, token: int, likely: Told | None) -> None:
+        row.tokens.append(token)
+        if likely is not None:
+            row.likely.append((token, likely.read()))
+
     def step(self, *, last: bool = False) -> list[tuple[Row, int]]:
         """Launch the next step, then return the tokens of the one before.
 
-        last: every row ends with the tokens returned, so there is nothing to launch.
+        last: every row ends with the tokens returned, so there is nothing to launch. Tokens that were read
+        ahead are not returned again.
         A row whose processor or grammar raised has `failed` set; what it gets is of no use.
         """
         newest, told = self._next, [row.telling for row in self.rows]
@@ -162,10 +193,10 @@ class Decoding:
                 tokens = newest.tolist()
         ready = []
         for row, token, likely in zip(self.rows, tokens, told, strict=True):
-            if row.primed:
-                row.tokens.append(token)
-                if likely is not None:
-                    row.likely.append((token, likely.read()))
+            if row.read:
+                row.read = False
+            elif row.primed:
+                self._take(row, token, likely)
                 ready.append((row, token))
             else:
                 row.primed = True

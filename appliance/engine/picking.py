@@ -42,7 +42,7 @@ class Picking:
         """Tell the rows that follow something their newest tokens; whether one has nothing left to follow."""
         freed = False
         for index, row in self.guided:
-            if row.primed and row.guide is not None and row.failed is None:
+            if row.primed and not row.read and row.guide is not None and row.failed is None:
                 try:
                     row.guide.take(tokens[index])
                 except Astray as error:

@@ -23,6 +23,7 @@ class Row:
     trail: Trail | None = None  # what the prompt cache keeps of it; None: nobody asks
     tokens: list[int] = field(default_factory=list)  # generated, and read back from the device
     primed: bool = False  # the last prompt token has gone through
+    read: bool = False  # its newest token was read before the step that it goes into was launched
     failed: str | None = None  # what its own processor or grammar raised
     guide: Guide | None = None  # what its tokens must follow; None: nothing, or nothing any more
     telling: Told | None = None  # log-probabilities of the token under way

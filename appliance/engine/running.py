@@ -170,8 +170,11 @@ class Running:
     def _step(self, batch: Decoding) -> tuple[list[Line], list[Row]]:
         """What there is to tell of a batch, and which of its rows have ended."""
         rows = batch.rows
-        last = all(row.primed and row.produced + 1 >= row.job.max_tokens for row in rows)
-        ready = batch.step(last=last)
+        if len(self._decoding.all) == 1 and batch.opens:
+            ready = batch.first()
+        else:
+            last = all(row.primed and not row.read and row.produced + 1 >= row.job.max_tokens for row in rows)
+            ready = batch.step(last=last)
         self._short = 0
         self._gauge.advance()
         self._gauge.output_tokens += len(ready)
