@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.holder.holder import Holder, Refused
+from appliance.holder.holder import Holder
 from appliance.holder.lines import Closed, Lines, Malformed
+from appliance.holder.moves import Refused
 
 MOST = 16  # connections at once
 SILENT_S = 10.0  # for a question to come
