@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from functools import lru_cache
 
 from reconciler.loader import layers
 
-MOST = 2_000  # lines
+COMPARED = 2_000  # lines of a file: comparing longer ones may take minutes, and any file may be sent
 
 
-def edit(now: bytes, wanted: bytes, name: str) -> list[str]:
-    """Lines of a diff that `patch` takes, file by file where a spec is made of several. [] where equal.
+@lru_cache(maxsize=2)  # it is asked for again and again while a spec is tried
+def edit(now: bytes, wanted: bytes, name: str) -> tuple[str, ...]:
+    """Lines of a diff that `patch` takes, file by file where a spec is made of several. None where equal.
 
     name: of a plain file. A text that cannot be taken apart counts as one file.
     """
@@ -20,11 +23,17 @@ def edit(now: bytes, wanted: bytes, name: str) -> list[str]:
         before, after = {top: before[top]}, {top: list(after.values())[-1]}
     lines: list[str] = []
     for one in [*before, *(other for other in after if other not in before)]:
-        lines += difflib.unified_diff(
-            _lines(before.get(one, b"")), _lines(after.get(one, b"")), one, one, lineterm=""
-        )
-    rest = len(lines) - MOST
-    return [*lines[:MOST], f"... and {rest} more lines"] if rest > 0 else lines
+        lines += _diff(_lines(before.get(one, b"")), _lines(after.get(one, b"")), one)
+    return tuple(lines)
+
+
+def _diff(now: list[str], wanted: list[str], name: str) -> Iterable[str]:
+    if now == wanted:
+        return []
+    if max(len(now), len(wanted)) <= COMPARED:
+        return difflib.unified_diff(now, wanted, name, name, lineterm="")
+    place = f"@@ -{min(1, len(now))},{len(now)} +{min(1, len(wanted))},{len(wanted)} @@"
+    return [f"--- {name}", f"+++ {name}", place, *(f"-{x}" for x in now), *(f"+{x}" for x in wanted)]
 
 
 def _files(content: bytes, name: str) -> dict[str, bytes]:

@@ -282,7 +282,7 @@ class Trying:
         now = gate.accepted.text if gate.accepted is not None else b""
         if self._file_is_refused() and gate.attempt is not None:
             now = gate.attempt.text or now
-        return edit(now, wanted, self._path.name)
+        return list(edit(now, wanted, self._path.name))
 
     def _before(self) -> str:
         ending = self._loop.trial.ending

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from reconciler.loader import tree
 from reconciler.loader.problems import Fault, Place
@@ -118,15 +118,31 @@ def unpack(content: bytes, name: str = "") -> list[Layer]:
     found, at = [], len(MAGIC)
     while at < len(content):
         end = content.index(b"\n", at)
-        about = json.loads(content[at + 3 : end])
+        about = _about(json.loads(content[at + 3 : end]))
         at = end + 1 + about["data"]
         if content[at : at + 1] != b"\n":
             raise ValueError("a file is cut short")
         found.append(Layer(**{**about, "data": content[end + 1 : at]}))
         at += 1
+        if len(found) > 2 * MOST:
+            raise ValueError("it holds too many files")
     if not found:
         raise ValueError("it holds no file")
     return found
+
+
+def _about(told: Any) -> dict[str, Any]:
+    """What a pack says of a file: a client may send one, as the text of a try. Raises ValueError."""
+    if not (
+        isinstance(told, dict)
+        and told.keys() == {"name", "origin", "broken", "data"}
+        and all(isinstance(told[key], str) for key in ("name", "origin", "broken"))
+        and told["origin"] in get_args(Origin)
+        and type(told["data"]) is int
+        and told["data"] >= 0
+    ):
+        raise ValueError("it does not tell of a file")
+    return told
 
 
 def from_git(content: bytes) -> bool:
