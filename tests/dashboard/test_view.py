@@ -302,10 +302,15 @@ def test_what_lies_over_the_file_is_shown_with_its_end() -> None:
 
 def test_the_commit_is_told_where_there_is_one() -> None:
     status = document()
-    status["source"] |= {"kind": "git", "revision": "a" * 40, "ref": "main"}
-    status["last_applied"]["revision"] = "b" * 40
+    git = {"url": "https://git.example/fleet", "ref": "main", "path": "hosts/studio-01.yaml"}
+    signed = {"verified": True, "signer": "ops@example", "last_checked": NOW - 90}
+    status["source"] |= {"kind": "git", "revision": "b" * 40, "head": "a" * 40, **git, **signed}
     text = re.sub(r"\s+", " ", " ".join(parsed(html(status)).text))
-    assert f"Commit {'a' * 12} {'b' * 12} (differs)" in text
+    assert f"Commit {'a' * 12} {'b' * 12} (differs)" in text  # seen, and what runs
+    assert "hosts/studio-01.yaml of https://git.example/fleet at main , signed by ops@example" in text
+    assert "asked 1 min ago" in text
+    status["source"] |= {"head": None, "revision": None, "last_checked": None}
+    assert "Commit" not in html(status)
 
 
 def test_memory_that_is_not_measured_yet() -> None:
