@@ -66,7 +66,7 @@ def test_one_changed_setting_is_named_beside_what_it_did(machine: Machine, saved
     machine.write(machine.spec(models=models))
     machine.until_synced()
     try:
-        result = Lmx(machine.folder)("bench", "--quick", "--only", "tools", "--against", "a.json")
+        result = Lmx(machine.folder).inside("bench", "--quick", "--only", "tools", "--against", "a.json")
     finally:
         machine.write(machine.spec())
         machine.until_synced()
@@ -80,7 +80,7 @@ def test_one_changed_setting_is_named_beside_what_it_did(machine: Machine, saved
 
 
 def test_as_a_table(machine: Machine) -> None:
-    result = Lmx(machine.folder)("bench", "--quick", "--only", "json")
+    result = Lmx(machine.folder).inside("bench", "--quick", "--only", "json")
     assert result.code == 0
     assert result.err in (
         "",
@@ -94,7 +94,9 @@ def test_as_a_table(machine: Machine) -> None:
 
 
 def test_answers_that_were_cut_are_counted_and_told(machine: Machine) -> None:
-    result = Lmx(machine.folder)("bench", "--quick", "--only", "chat", "--max-tokens", "2", "-o", "json")
+    result = Lmx(machine.folder).inside(
+        "bench", "--quick", "--only", "chat", "--max-tokens", "2", "-o", "json"
+    )
     made = json.loads(result.out)
     assert made["max_tokens"] == 2
     failed = [cell for area in made["quality"] for cell in area["cells"] if not all(cell["passed"])]
@@ -113,7 +115,7 @@ def test_answers_that_were_cut_are_counted_and_told(machine: Machine) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(machine: Machine, words: list[str], why: str) -> None:
-    result = Lmx(machine.folder)("bench", *words)
+    result = Lmx(machine.folder).inside("bench", *words)
     assert (result.code, result.out) == (1, "")
     assert why in result.err
     assert result.err.count("\n") == 1
@@ -121,9 +123,9 @@ def test_what_cannot_be_done_is_one_line(machine: Machine, words: list[str], why
 
 def test_a_file_that_is_no_run_or_one_of_another_format_is_refused(lmx: Lmx, appliance: Appliance) -> None:
     Path(lmx.folder / "a.json").write_text("{}")
-    assert "no saved run" in lmx("bench", "--against", "a.json").err
+    assert "no saved run" in lmx.inside("bench", "--against", "a.json").err
     Path(lmx.folder / "a.json").write_text('{"format": 99, "figures": [], "quality": []}')
-    assert "format 99" in lmx("bench", "--against", "a.json").err
+    assert "format 99" in lmx.inside("bench", "--against", "a.json").err
 
 
 def test_a_refusal_ends_the_run_and_saves_nothing(lmx: Lmx, appliance: Appliance) -> None:
@@ -131,7 +133,7 @@ def test_a_refusal_ends_the_run_and_saves_nothing(lmx: Lmx, appliance: Appliance
     appliance.on("GET /v1/models", {"data": [entry]})
     error = {"message": "slow down", "code": "rate_limited", "type": "rate_limit_error", "param": None}
     appliance.on("POST /v1/chat/completions", Reply({"error": error}, 429))
-    result = lmx("bench", "--quick", "--save", "a.json")
+    result = lmx.inside("bench", "--quick", "--save", "a.json")
     assert result.code == 1
     assert "slow down (rate_limited, HTTP 429)" in result.err
     assert not (lmx.folder / "a.json").exists()
