@@ -95,7 +95,9 @@ class Load:
         number = 0
         while not self._stop.is_set():
             with self._counted("sockets"):
-                async with connect(f"ws://127.0.0.1:{self._port}/v1/ws", proxy=None) as ws:
+                async with connect(
+                    f"ws://127.0.0.1:{self._port}/v1/ws", proxy=None, open_timeout=None, ping_timeout=None
+                ) as ws:
                     while not self._stop.is_set():
                         number += 1
                         chat = {"id": str(number), "messages": [{"role": "user", "content": f"ws {number}"}]}
@@ -135,16 +137,21 @@ class Load:
 async def _told(ws: object) -> str:
     """How a chat ended: done, or close where the server takes nothing new on this socket."""
     begun = False
-    async for text in ws:  # type: ignore[attr-defined]
-        message = json.loads(text)
-        kind = message.get("type")
-        if kind == "done":
-            return "done"
-        if kind == "error":
-            if not begun and message["error"]["code"] == "overloaded":
-                return "close"
-            raise ValueError(f"ws: {message}")
-        begun = True
+    try:
+        async for text in ws:  # type: ignore[attr-defined]
+            message = json.loads(text)
+            kind = message.get("type")
+            if kind == "done":
+                return "done"
+            if kind == "error":
+                if not begun and message["error"]["code"] == "overloaded":
+                    return "close"
+                raise ValueError(f"ws: {message}")
+            begun = True
+    except ConnectionClosed as closed:
+        if begun:
+            raise ValueError(f"ws: closed in the middle of an answer: {closed}") from closed
+        raise
     if begun:
         raise ValueError("ws: closed in the middle of an answer")
     return "close"

@@ -54,7 +54,7 @@ def test_fifty_upgrades_and_switches_under_sixteen_streams_lose_nothing(held: He
 
 def test_where_both_do_not_fit_the_first_is_drained_and_requests_wait(tmp_path: Path) -> None:
     small = Held(tmp_path)
-    small.up(small.spec(memory={"budget": "480MiB", "warning": "90%", "critical": "95%"}))
+    small.up(small.spec(memory={"budget": "430MiB", "warning": "90%", "critical": "95%"}))
     try:
         with Load(small.port, streams=2).running() as load:
             outcome = small.upgraded("upgrade", "--python", str(small.pythons("newer")))
