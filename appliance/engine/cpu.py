@@ -4,7 +4,7 @@ A chunk of a long prompt spends most of its time in the softmax of its attention
 others took 53 ms of one core for it, and 24 for both of its matrix products. `exp` here is multiplications
 and additions alone, which the compiler vectorises: 7 ms for the same 4.4 million elements, within 3e-6 of
 the exact value, which is 1 at most. Keys that a token may not see are hardly computed, and scores come in
-blocks that fit a processor's cache, so that a long chunk needs less memory too.
+blocks, so that a long chunk needs no more memory than with MLX's own.
 
 `install` puts `attention` in the place of `mx.fast.scaled_dot_product_attention`, and `swiglu` in that of
 mlx-lm's, for the whole process and only on the CPU backend. What they do not cover goes to MLX's own,
@@ -30,7 +30,7 @@ mx: Any = mlx.core
 LOWEST = -40.0  # e**-40 is nothing beside 1 in float32: what is further below its row's best counts as this
 LEAST_QUERIES = 16  # fewer gain nothing
 LEAST_GATES = 2**16  # elements: below, launching the pieces costs more than they save
-BLOCK = 2**20  # scores at a time: 4 MiB
+BLOCKS = (2**18, 2**20)  # scores at a time, least and most: 1 and 4 MiB
 
 Function = Callable[..., Any]
 
@@ -73,7 +73,7 @@ def attention(
     if not plain or q.dtype != mx.float32 or not LEAST_QUERIES <= length <= keys:
         return _mlx_attention(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
     q = (q * scale).reshape(rows, k.shape[1], -1, length, size)
-    step = max(LEAST_QUERIES, BLOCK // (rows * heads * keys))
+    step = max(LEAST_QUERIES, _block_size(rows * heads * length * keys) // (rows * heads * keys))
     parts = []
     for at in range(0, length, step):
         mine = q[:, :, :, at : at + step]
@@ -81,6 +81,12 @@ def attention(
         parts.append(_block(mine, k, v, seen))
     out = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=3)
     return out.reshape(rows, heads, length, v.shape[-1])
+
+
+def _block_size(scores: int) -> int:
+    """MLX holds up to ten operations' results while it works ahead: of an eighth each, that is about what its
+    own attention holds."""
+    return min(BLOCKS[1], max(BLOCKS[0], scores // 8))
 
 
 def _block(q: Any, k: Any, v: Any, seen: int) -> Any:
