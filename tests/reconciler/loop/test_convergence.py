@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import yaml
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -26,7 +27,7 @@ from reconciler.names import LADDER
 from reconciler.observed import EngineState
 from reconciler.readings import Service
 from reconciler.sizing import limit_bytes, size_of
-from tests.reconciler.loop.rig import Rig, spec
+from tests.reconciler.loop.rig import Rig, parse, spec
 from tests.reconciler.loop.world import Engine
 
 NAMES = ("a", "b", "c")
@@ -288,12 +289,43 @@ class Convergence(RuleBasedStateMachine):
 
     @rule(name=names, kind=st.sampled_from(["load", "unload"]))
     def override(self, name: str, kind: str) -> None:
-        if name in self.rig.loop.spec.models:
+        if name in self.rig.loop.in_force.models:
             self.rig.loop.override(name, kind)
 
     @rule()
     def clear_overrides(self) -> None:
         self.rig.loop.clear_overrides()
+
+    @rule(
+        name=names,
+        seconds=st.sampled_from([1.0, 60.0, 5000.0]),
+        budget=st.sampled_from(["auto", "auto", "3GiB", "64MiB"]),
+        keep=st.booleans(),
+    )
+    def try_out(self, name: str, seconds: float, budget: str, keep: bool) -> None:
+        """As an admin call does: never while suspended. Some are confirmed, and so stay."""
+        loop = self.rig.loop
+        if loop.gate.accepted is None or loop.suspended:
+            return
+        wanted = yaml.safe_load(loop.gate.accepted.text)
+        if name in wanted["models"]:
+            wanted["active"] = name
+        text = yaml.safe_dump({**wanted, "memory": {"budget": budget}, "queue": {"depth": 5}}).encode()
+        loop.try_out(parse(text), text, seconds, "a try", "somebody")
+        self.rig.run(0.2)
+        if keep and loop.trial.tried is not None:
+            loop.trial.confirm("somebody")
+
+    @rule()
+    def end_try(self) -> None:
+        self.rig.loop.end_try("somebody ended it")
+
+    @rule(on=st.booleans())
+    def suspend_by_call(self, on: bool) -> None:
+        if not on:
+            self.rig.loop.clear_overrides("", ("suspend",))
+        elif self.rig.loop.trial.tried is None:
+            self.rig.loop.suspend("somebody")
 
     @rule()
     def reconcile(self) -> None:
@@ -392,13 +424,18 @@ class Convergence(RuleBasedStateMachine):
             assert synced.reason == "SpecRejected"
         elif loop.spec.suspend:
             assert synced.status == "False"
+        elif loop.trial.tried is not None and not reasons:
+            assert synced.reason == "Trying"
         elif reasons:
             assert synced.status == "False"
             assert synced.reason in reasons
             assert synced.message
+        elif loop.held_back:
+            assert synced.reason == "Suspended"
         else:
             assert synced.status == "True", synced
             usual = "Ready" if eased else "Degraded"
+            usual = "Suspended" if loop.suspended else usual
             assert loop.summary == usual or any(o.kind == "unload" for o in loop.overrides)
             allowed = sum(e.limits.memory_bytes + PROCESS - COPIES for e in world.live())
             # One whose files have gone keeps its allowance: what it needs cannot be computed any more.
