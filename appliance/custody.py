@@ -38,7 +38,7 @@ class Custody:
 
     @classmethod
     def under(cls, link: Link, folder: Path) -> Custody:
-        """Of an appliance that a holder has started: the one before may still be there, or about to be gone."""
+        """Of an appliance that a holder started: the one before may still be there, or about to go."""
         if link.standby:
             return cls(folder, link.predecessor)
         return cls(folder, patience_s=LET_GO_S)
