@@ -41,7 +41,7 @@ bench: $(READY) ## measure against mlx-lm: a table here, JSON in bench/results
 
 chaos: $(READY) ## hundreds of faults on a real appliance under load (SEED=1 FAULTS=300)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --faults $(FAULTS) $(ARGS)
-	$(BIN)/python -m pytest -q -m heavy --ignore tests/packaging/test_trial.py
+	$(BIN)/python -m pytest -q -m heavy --ignore tests/packaging/test_trial.py --ignore tests/upgrade --ignore tests/browser
 
 fuzz: $(READY) ## thousands of random inputs: JSON Schemas that answers must follow, and requests of every kind
 	$(BIN)/python -m pytest -q -m fuzz $(ARGS)

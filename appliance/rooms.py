@@ -1,7 +1,8 @@
 """Where the processes of one appliance leave their pid files and work: engines and skills.
 
 Two appliances may share a state folder for a while (docs/upgrading.md). So under a holder each has a room of
-its own in it, and one that starts while another drains cleans up nobody's. Alone, it ends what earlier ones left.
+its own in it, and one that starts while another drains cleans up nobody's. Alone, it ends what earlier ones
+left.
 """
 
 from __future__ import annotations
