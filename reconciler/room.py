@@ -57,10 +57,13 @@ def give_room(desired: Desired, seen: Observed, choices: list[Choice], limit: in
         assert choice.form is not None
         assert choice.size is not None
         floor = floor_bytes(choice)
-        if choice.size.problem is not None and choice.engine is None:
-            if _present(choice, seen):
-                problem = Blocked("CannotForecast", "engine_failed", choice.size.problem)
+        if choice.size.problem is not None and _present(choice, seen):
+            problem = Blocked("CannotForecast", "engine_failed", choice.size.problem)
+            if choice.engine is None:
                 blocks[choice.name, own_digest(choice.form)] = problem
+            else:
+                over[choice.name] = replace(problem, message=f"goes on as it ran, for {problem.message}")
+        if choice.size.problem is not None and choice.engine is None:
             continue
         its_limit = limit_of(choice, desired, seen, limit)
         if taken + floor > its_limit:

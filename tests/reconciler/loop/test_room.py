@@ -197,6 +197,23 @@ def test_p5_a_model_that_cannot_say_its_size_is_named() -> None:
     rig.clean()
 
 
+def test_p5_a_context_beyond_the_models_own_is_refused_also_where_it_runs() -> None:
+    rig = Rig(spec("a", a=small()))
+    rig.run(20)
+    before = rig.world.engines["a-1"].limits
+    rig.edit(lambda s: s["models"]["a"].update(context=2**24))
+    rig.run(20)
+    synced = rig.condition("Synced")
+    assert (synced.status, synced.reason) == ("False", "CannotForecast")
+    assert "more than the model's own maximum" in synced.message
+    assert rig.condition("Ready").status == "True"
+    assert rig.world.engines["a-1"].limits == before
+    rig.edit(lambda s: s["models"]["a"].update(context=4096))
+    rig.run(20)
+    assert rig.condition("Synced").status == "True"
+    rig.clean()
+
+
 def test_d4_two_that_keep_each_other_out_do_not_both_stay_out() -> None:
     """A newcomer has no room next to what was loaded; that has none next to the newcomer's stand-in."""
     rig = Rig(spec("a", a=small(), b=small("b"), c=medium(residency="loaded")), room=3.8)
