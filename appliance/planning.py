@@ -32,18 +32,24 @@ from reconciler.preview import preview as run_forward
 from reconciler.spec import Spec
 
 
+class NotComparable(Exception):
+    """What runs there cannot be read here, and why."""
+
+
 def preview(
     file: Path, status: Mapping[str, Any] | None, config: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Steps as records: mark, action, model, field, outage, reason. Raises SpecError.
+    """Steps as records: mark, action, model, field, outage, reason.
+
+    Raises SpecError, NotComparable.
 
     status, config: `/status` and `/admin/config` of the running appliance; None: nothing runs.
     """
     new = against.read(file, config).spec
-    old = _running(config, file) if config is not None else None
-    if status is None or old is None:
+    if status is None or config is None:
         seen = _observed(Desired(new), file.parent)
         return [asdict(step) for step in run_forward(Desired(new), seen)]
+    old = _running(config, file)
     before = _steady(Desired(old, old), status, file.parent)
     desired = Desired(new, old)
     seen = _observed(desired, file.parent, before)
@@ -57,12 +63,17 @@ def preview(
     return steps
 
 
-def _running(config: Mapping[str, Any], file: Path) -> Spec | None:
+def _running(config: Mapping[str, Any], file: Path) -> Spec:
+    """Names of the environment come unexpanded, and mean here what they mean there."""
     text = yaml.safe_dump(dict(config["spec"]), allow_unicode=True)
     try:
         return load_text(text, path=file, env=os.environ).spec
-    except SpecError:
-        return None
+    except SpecError as error:
+        found = "; ".join(problem.message for problem in error.problems)
+        raise NotComparable(
+            f"what the appliance runs cannot be read here: {found}. Set the LMX_* variables that its file "
+            "names, and use the version of LMX that it runs (`lmx status` tells it)"
+        ) from error
 
 
 def _steady(desired: Desired, status: Mapping[str, Any], base: Path) -> Observed:

@@ -83,13 +83,13 @@ def plan(
 def _preview(
     file: Path, status: dict[str, Any] | None, config: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    from appliance.planning import preview
+    from appliance.planning import NotComparable, preview
     from reconciler.loader import SpecError
     from reconciler.sources.file import SourceError
 
     try:
         return preview(file, status, config)
-    except (SpecError, SourceError) as error:
+    except (SpecError, SourceError, NotComparable) as error:
         raise CliError(str(error)) from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.cli.__main__ import main
+from appliance.planning import NotComparable
 from tests.cli.standin import Appliance, Lmx, status_document
 
 STEP = {
@@ -36,6 +37,7 @@ def preview(monkeypatch: pytest.MonkeyPatch, lmx: Lmx) -> dict[str, Any]:
 
     module = types.ModuleType("appliance.planning")
     module.preview = stand_in  # type: ignore[attr-defined]
+    module.NotComparable = NotComparable  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "appliance.planning", module)
     monkeypatch.chdir(lmx.folder)
     return asked

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from appliance.planning import preview
+from appliance.planning import NotComparable, preview
 
 MIB = 2**20
 DEMO = Path(__file__).parents[2] / "examples/models/lmx-demo"
@@ -52,3 +52,11 @@ def test_against_an_appliance_auto_is_what_it_is_there(
 def test_a_declared_budget_is_not_the_appliances_of_before(tmp_path: Path) -> None:
     file = written(tmp_path, spec("demo", "4GiB"))
     assert loads(preview(file, running(64 * MIB), {"spec": spec(None, "64MiB")}))
+
+
+def test_an_appliance_whose_spec_cannot_be_read_here_is_not_taken_for_an_empty_machine(
+    tmp_path: Path,
+) -> None:
+    there = {**spec("demo"), "name": "${LMX_NAME_OF_THAT_MACHINE}"}
+    with pytest.raises(NotComparable, match="LMX_NAME_OF_THAT_MACHINE"):
+        preview(written(tmp_path, spec("demo")), running(4096 * MIB), {"spec": there})
