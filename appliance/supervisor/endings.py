@@ -68,8 +68,9 @@ def ended(status: int, tail: bytes, stage: str, *, kernel_killed: bool = False) 
 
 
 def last_words(tail: bytes, lines: int = 3, width: int = 500) -> str:
-    """The end of the output on one line."""
-    text = [line.strip() for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
+    """The end of the output on one line, without what an engine logs while all is well."""
+    text = [line.strip() for line in tail.decode("utf-8", "replace").splitlines()]
+    text = [line for line in text if line and not line.startswith(("INFO ", "DEBUG "))]
     return " | ".join(text[-lines:])[-width:]
 
 

@@ -44,3 +44,9 @@ def test_the_last_words_fit_on_a_line() -> None:
     assert last_words(b"one\n\ntwo\nthree\nfour\n") == "two | three | four"
     assert len(last_words(b"x" * 10_000)) == 500
     assert last_words(b"\xff\n") == "�"
+
+
+def test_what_an_engine_logs_while_all_is_well_is_no_reason_for_its_end() -> None:
+    assert last_words(b"INFO a step costs 1 ms\nDEBUG x\n") == ""
+    assert last_words(b"ERROR no memory\nINFO a step costs 1 ms\n") == "ERROR no memory"
+    assert ended(-9, b"INFO a step costs 1 ms\n", "decode").message.endswith("by the system for memory")
