@@ -13,7 +13,7 @@ per decode step, whatever the number of rows, so the cost of the wire does not g
       | <- Step {rows: [(rid, text, ...)]}     |   until a row carries `finish`
       | -- Cancel (rid) -------------------->  |   the row is free within a step or two
       | -- ListSessions, DropSession ------->  |   answered by Sessions with the same number
-    | -- Count, Embed, Rank -------------->  |   answered by Counted, Embedded, Ranked or Unanswered
+      | -- Count, Embed, Rank -------------->  |   answered by Counted, Embedded, Ranked or Unanswered
       | <- Beat, twice a second                |   from a thread of its own: stage and progress counter
       | -- Shutdown ------------------------>  |   exit status 0
 

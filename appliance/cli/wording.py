@@ -17,14 +17,19 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """The two largest units: 11545 is `3h12m`."""
+    """The largest unit and the one below it, where that is not nought: 11545 is `3h12m`, 90000 is `1d1h`."""
     left = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    counts: list[tuple[int, str]] = []
+    for unit, length in units:
         count, left = divmod(left, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-    return "".join(parts[:2])
+        counts.append((count, unit))
+    first = next((place for place, (count, _) in enumerate(counts) if count), len(counts) - 1)
+    return "".join(
+        f"{count}{unit}"
+        for place, (count, unit) in enumerate(counts[first : first + 2])
+        if count or not place
+    )
 
 
 def moment(value: Any) -> datetime | None:

@@ -47,7 +47,7 @@ def test_what_is_wrong_is_told_with_its_reason(lmx: Lmx, appliance: Appliance) -
     out = lmx("status").out
     assert "active   demo  (wanted: daily)" in out
     assert re.search(
-        r"^Synced +False +LoadFailed +\d+d\d*h? ago +models.daily: no weights", out, re.MULTILINE
+        r"^Synced +False +LoadFailed +\d+d(\d+h)? ago +models.daily: no weights", out, re.MULTILINE
     )
     assert re.search(r"^load +daily +active +active names it", out, re.MULTILINE)
     assert "MemoryPressure" not in out

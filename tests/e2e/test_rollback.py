@@ -47,7 +47,7 @@ BROKEN_FILES: dict[str, tuple[str | bytes, str]] = {
     "not utf-8": (b"version: 1\nname: \xff\xfe\n", "UTF-8"),
     "emptied": ("", "empty"),
     "not supported yet": (
-        "version: 1\nactive: null\nmodels: {}\ngit: {url: 'https://git.example/fleet.git'}\n",
+        "version: 1\nactive: null\nmodels: {a: {source: org/a, draft: {source: org/b}}}\n",
         "not supported yet",
     ),
     "unset variable": ("version: 1\nactive: null\nmodels: {}\nname: ${LMX_NOT_SET}\n", "LMX_NOT_SET"),
