@@ -16,6 +16,7 @@ from appliance.hub import files
 from reconciler.backoff import Ledger
 from reconciler.changes import changes
 from reconciler.decide import Desired, forms
+from reconciler.fields import without_defaults
 from reconciler.loader import SpecError, load_text
 from reconciler.observed import (
     CacheObs,
@@ -65,11 +66,12 @@ def preview(
 
 def _running(config: Mapping[str, Any], file: Path) -> Spec:
     """Names of the environment come unexpanded, and mean here what they mean there."""
-    text = yaml.safe_dump(dict(config["spec"]), allow_unicode=True)
     try:
+        text = yaml.safe_dump(without_defaults(Spec, config["spec"]), allow_unicode=True)
         return load_text(text, path=file, env=os.environ).spec
-    except SpecError as error:
-        found = "; ".join(problem.message for problem in error.problems)
+    except (SpecError, KeyError) as error:
+        problems = error.problems if isinstance(error, SpecError) else ()
+        found = "; ".join(problem.message for problem in problems) or f"{error} is not known here"
         raise NotComparable(
             f"what the appliance runs cannot be read here: {found}. Set the LMX_* variables that its file "
             "names, and use the version of LMX that it runs (`lmx status` tells it)"

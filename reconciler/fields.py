@@ -134,6 +134,24 @@ def plain(model: BaseModel, unexpanded: Mapping[str, str] | None = None, prefix:
     return data
 
 
+def without_defaults(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What `plain` gave, as a file that says only what differs: reading it gives an equal instance, and asks
+    of a default only what a file without it is asked."""
+    kept: dict[str, Any] = {}
+    for name, value in data.items():
+        field = model.model_fields[name]
+        form = shape(field)
+        if form.nested is None or value is None:
+            same = value == (form.kind.show(default(field)) if form.kind is not None else default(field))
+            if field.is_required() or not same:
+                kept[name] = value
+        elif form.named:
+            kept[name] = {key: without_defaults(form.nested, item) for key, item in value.items()}
+        elif (inner := without_defaults(form.nested, value)) or form.optional:
+            kept[name] = inner
+    return kept
+
+
 def model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
     """The class of the map at `loc`, or None where there is none."""
     found, parts = model, list(loc)

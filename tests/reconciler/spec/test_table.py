@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reconciler import fields, reference, schema
 from reconciler.fields import CHANGE_CLASSES, Row
@@ -75,3 +76,20 @@ def test_the_file_in_the_repository_is_valid_and_without_warnings() -> None:
     }
     assert loaded.spec.server.port == 1234
     assert (ROOT / "lmx.yaml").read_text().startswith("# yaml-language-server: $schema=./lmx.schema.json\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: 1\nactive: null\nmodels: {}\n",
+        # The default of sampling.max_tokens would not fit; said aloud it is refused.
+        "version: 1\nactive: a\nmodels: {a: {source: org/a, context: 512}}\n",
+        (Path(__file__).parent / "everything.yaml").read_text(),
+    ],
+)
+def test_a_spec_told_without_its_defaults_is_read_as_the_same(text: str) -> None:
+    spec = load(text, {"LMX_NAME": "studio"}).spec
+    told = fields.without_defaults(Spec, fields.plain(spec, spec.unexpanded))
+    again = load(yaml.safe_dump(told), {"LMX_NAME": "studio"}).spec
+    assert again == spec
+    assert len(str(told)) < len(str(fields.plain(spec, spec.unexpanded)))
