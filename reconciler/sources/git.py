@@ -175,7 +175,7 @@ class GitSource:
             while not stop.is_set():
                 self._poked.clear()
                 if self.settings is not None and not self._held():
-                    await self._look(self.settings)
+                    await self._guarded_look(self.settings)
                 poked = asyncio.ensure_future(self._poked.wait())
                 try:
                     pause = self._pause()
@@ -194,6 +194,18 @@ class GitSource:
         if self._failures:
             most = min(most, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16))
         return most * random.uniform(0.9, 1.1)  # so that a fleet does not ask all at once
+
+    async def _guarded_look(self, settings: Settings) -> None:
+        """A fault of ours in a look is told and tried again: it must not end the appliance."""
+        try:
+            await self._look(settings)
+        except Exception as error:
+            log.exception("a look at %s failed", address(settings.url))
+            self._failures += 1
+            self.counts["failed"] += 1
+            since = self._failed.since if self._failed is not None else self._wall()
+            self._failed = Trouble("InternalError", f"{type(error).__name__}: {error}", since)
+            self._changed()
 
     async def _look(self, settings: Settings) -> None:
         around, repository = self._around, self._repository(settings)

@@ -165,3 +165,19 @@ async def test_git_may_be_turned_off_in_the_local_file(follower: Follower) -> No
     follower.file.write_text(GOOD + "name: local\n")
     assert follower.name() == "local"
     assert follower.source.view().kind == "file"
+
+
+async def test_a_fault_of_our_own_in_a_look_is_told_and_the_next_look_goes_on(
+    follower: Follower, remote: Remote
+) -> None:
+    class Broken(list[tuple[EventType, str]]):
+        def append(self, _: tuple[EventType, str]) -> None:
+            raise RuntimeError("the store is gone")
+
+    follower.events = Broken()
+    failed = (await follower.look()).failed
+    assert failed is not None
+    assert (failed.reason, failed.message) == ("InternalError", "RuntimeError: the store is gone")
+    follower.events = []
+    view = await follower.look()
+    assert (view.revision, view.failed) == (remote.head(), None)
