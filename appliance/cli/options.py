@@ -41,3 +41,19 @@ Profile = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Serve lmx.NAME.yaml beside FILE, with a state of its own."),
 ]
+# How a process that serves is started: the same of `lmx up` and of the holder.
+LogForm = Annotated[
+    Format | None,
+    typer.Option(
+        "--log", metavar="text|json", help="Form of the log on stderr; default: text on a terminal."
+    ),
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", metavar="PATH", help="Write the log here instead, and rotate it.")
+]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file", metavar="PATH", help="Lines NAME=VALUE to set first; only its owner may read it."
+    ),
+]

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from appliance import profiles
 from appliance.cli.failure import CliError
-from appliance.cli.options import DEFAULT_FILE, File, Format, Profile
+from appliance.cli.options import DEFAULT_FILE, EnvFile, File, LogFile, LogForm, Profile
 
 
 def serve(
     file: File = DEFAULT_FILE,
-    log: Annotated[
-        Format | None,
-        typer.Option(metavar="text|json", help="Form of the log on stderr; default: text on a terminal."),
-    ] = None,
-    log_file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the log here instead, and rotate it.")
-    ] = None,
-    env_file: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Lines NAME=VALUE to set first; only its owner may read it."),
-    ] = None,
+    log: LogForm = None,
+    log_file: LogFile = None,
+    env_file: EnvFile = None,
     profile: Profile = None,
 ) -> None:
     """Serve what FILE says, ready for `lmx upgrade` and `lmx switch`: what service managers start.

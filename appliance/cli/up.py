@@ -11,28 +11,19 @@ import typer
 
 from appliance import env_files, profiles
 from appliance.cli.failure import CliError
-from appliance.cli.options import DEFAULT_FILE, File, Format, Profile
+from appliance.cli.options import DEFAULT_FILE, EnvFile, File, Format, LogFile, LogForm, Profile
 from appliance.held import Link
 
 
 def up(
     file: File = DEFAULT_FILE,
-    log: Annotated[
-        Format | None,
-        typer.Option(metavar="text|json", help="Form of the log on stderr; default: text on a terminal."),
-    ] = None,
+    log: LogForm = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="TRACE", help="Write what memory, heat and load do, for `lmx simulate`."),
     ] = None,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Write the log here instead, and rotate it."),
-    ] = None,
-    env_file: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Lines NAME=VALUE to set first; only its owner may read it."),
-    ] = None,
+    log_file: LogFile = None,
+    env_file: EnvFile = None,
     profile: Profile = None,
 ) -> None:
     """Serve what FILE says, and follow it as it is edited. Stops, after a drain, on ^C or SIGTERM."""

@@ -165,7 +165,7 @@ class GitSource:
         try:
             if repository.folder.is_dir():
                 await self._keep(repository, settings, self.remembered, new=False)
-        except (GitError, NoBase) as error:
+        except (GitError, NoBase, OSError) as error:
             log.warning("commit %s cannot be read from the clone: %s", self.remembered[:12], error)
 
     async def run(self, stop: asyncio.Event) -> None:
