@@ -93,7 +93,7 @@ class Configure(Message, tag="configure", frozen=True):
     context: int  # effective ceiling
     context_declared: int | None = None  # what the spec promised, for error messages; None: auto
     concurrency: int = 8
-    prefill_chunk: int = 512
+    prefill_chunk: int = 640
     sampling: Sampling = Sampling()
     force: bool = False  # the model's own sampling wins over the request's
     enable_thinking: bool = True

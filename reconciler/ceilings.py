@@ -17,6 +17,7 @@ from reconciler import lending
 from reconciler.choice import Choice, Desired
 from reconciler.forecast import PROCESS
 from reconciler.forms import form_of
+from reconciler.kv_shape import PREFILL_CHUNK
 from reconciler.observed import EngineObs, EngineState, Limits, Observed
 from reconciler.pressure import context_cap
 from reconciler.pressure import rows as rows_under
@@ -25,7 +26,6 @@ from reconciler.spec import Model
 from reconciler.stand_in import passing
 from reconciler.straining import allowance
 
-PREFILL_CHUNK = 512  # tokens; halves the wait of a short request behind a long one at < 1 % of throughput
 QUANTUM = 16 * 2**20  # shares are whole multiples, so that a small change brings no new orders
 # What an engine takes into account and a forecast does not: it copies a small batch whole, not by layers.
 COPIES = 32 * 2**20

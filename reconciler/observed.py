@@ -58,7 +58,7 @@ class Limits:
     context: int
     context_declared: int | None = None
     concurrency: int = 8
-    prefill_chunk: int = 512
+    prefill_chunk: int = 640
     prefill_auto: bool = True  # prefill_chunk is an upper bound, and the engine chooses by load
     sampling: Mapping[str, Any] = field(
         default_factory=empty

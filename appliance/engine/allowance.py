@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from appliance.engine import wiring
+from appliance.engine import freed, wiring
 from appliance.engine.pricing import Batch, Price
 from appliance.engine.reuse import Reuse
 from appliance.wire import Configure
@@ -42,7 +42,7 @@ class Allowance:
             wiring.wire(limits.wired)
         self._share()
         if not limits.buffer_cache:
-            mx.clear_cache()
+            freed.release()
 
     def fits(self, batches: Sequence[Batch]) -> bool:
         return self.price.fits(batches, self._limits)
@@ -81,7 +81,5 @@ class Allowance:
             left = max(0, self._spare - self._reuse.nbytes)
             share = min(share, left if left < GRAIN else left // GRAIN * GRAIN)
         if share != self._cache:
+            freed.keep(share)
             self._cache = share
-            mx.set_cache_limit(share)
-            if mx.get_cache_memory() > share:
-                mx.clear_cache()

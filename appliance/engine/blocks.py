@@ -23,7 +23,7 @@ from typing import Any
 
 import mlx.core
 import numpy as np
-from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
+from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache, RotatingKVCache
 
 from appliance.engine.layers import flat
 from appliance.prompt_cache.format import Array, Payload
@@ -87,8 +87,8 @@ def stateful(caches: Caches) -> bool:
 def cut(caches: Caches, row: int | None, total: int, start: int, end: int) -> Piece:
     """The block of the tokens from `start` to `end`, of a row of `total` tokens.
 
-    row: its place in batched caches; None for plain ones. Raises Unfit where the caches hold another number
-    of tokens than they should.
+    row: its place in batched caches; None for plain ones, which may hold more. Raises Unfit where caches
+    hold another number of tokens than they should.
     """
     lanes, arrays = _lanes(caches, row, total, start, end)
     pieces, groups = _grouped(arrays)
@@ -96,9 +96,13 @@ def cut(caches: Caches, row: int | None, total: int, start: int, end: int) -> Pi
     return Piece(tuple(pieces), _plan(lanes, groups, arrays))
 
 
-def cut_state(caches: Caches, row: int | None, total: int, start: int) -> Piece:
-    """The state after `total` tokens, with the lanes' tokens from `start` on. Raises Unfit."""
-    lanes, arrays = _lanes(caches, row, total, start, total)
+def cut_state(caches: Caches, row: int | None, total: int, start: int, back: int = 0) -> Piece:
+    """The state after `total` tokens, with the lanes' tokens from `start` on.
+
+    back: instead, the state so many tokens before, of plain caches that `rewinds` and whose last chunk had as
+    many. Raises Unfit.
+    """
+    lanes, arrays = _lanes(caches, row, total, start, total - back)
     pieces, groups = _grouped(arrays)
     parts: dict[Any, list[Any]] = {}
     states = {}
@@ -107,17 +111,38 @@ def cut_state(caches: Caches, row: int | None, total: int, start: int) -> Piece:
             own = cache if row is None else cache.extract(row)
             if getattr(own, "offset", total) != total:
                 raise Unfit(f"a {type(own).__name__} holds {own.offset} tokens where {total} are due")
-            states[index] = _packed(own.state, parts)
+            states[index] = _packed(_rewound(own, back) if back else own.state, parts)
     packs = [mx.concatenate([*parts[dtype], mx.zeros((0,), dtype)]) for dtype in parts]  # always copies
     packs = [_bits(pack) for pack in packs]
     mx.async_eval(*packs, *pieces)
     plan = {
-        "total": total,
+        "total": total - back,
         "states": states,
         "packs": [NAMES[dtype] for dtype in parts],
         "lanes": json.loads(_plan(lanes, groups, arrays)),
     }
     return Piece((*packs, *pieces), json.dumps(plan, separators=(",", ":")))
+
+
+def rewinds(caches: Caches) -> bool:
+    """Whether the state of a few tokens ago can be cut out of these after a chunk (see `_rewound`)."""
+    return all(isinstance(cache, PER_TOKEN) or type(cache) is RotatingKVCache for cache in caches)
+
+
+def _rewound(cache: Any, back: int) -> tuple[Any, ...]:
+    """The state of a RotatingKVCache `back` tokens ago.
+
+    mlx-lm's `_update_concat` leaves all tokens of the last chunk in their order, and before them as many as
+    the first of the chunk may see: those that the tokens from there on may see are all still there. Raises
+    Unfit where they are not.
+    """
+    if type(cache) is not RotatingKVCache:
+        raise Unfit(f"a {type(cache).__name__} cannot be set back")
+    held = cache.keys.shape[2]
+    if cache._idx != held or (held != cache.offset and held - back < cache.max_size - 1):
+        raise Unfit(f"a RotatingKVCache with {held} of {cache.offset} tokens cannot be set back by {back}")
+    keys, values = (array[..., : held - back, :] for array in (cache.keys, cache.values))
+    return keys, values, cache.offset - back, cache.keep, cache.max_size, held - back
 
 
 def _lanes(
@@ -130,7 +155,7 @@ def _lanes(
             continue
         # In a batch a row ends where all do, so its length says where it begins: no need to ask the device.
         begin = 0 if row is None else cache._idx - total
-        if begin < 0 or (row is None and cache.offset != total):
+        if begin < 0 or (row is None and cache.offset < total):
             held = cache.offset if row is None else cache._idx
             raise Unfit(f"a {type(cache).__name__} holds {held} tokens where {total} are due")
         which = slice(0, 1) if row is None else slice(row, row + 1)

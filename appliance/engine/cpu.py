@@ -6,10 +6,10 @@ and additions alone, which the compiler vectorises: 7 ms for the same 4.4 millio
 the exact value, which is 1 at most. Keys that a token may not see are hardly computed, and scores come in
 blocks, so that a long chunk needs no more memory than with MLX's own.
 
-`install` puts `attention` in the place of `mx.fast.scaled_dot_product_attention`, and `swiglu` in that of
-mlx-lm's, for the whole process and only on the CPU backend. What they do not cover goes to MLX's own,
-unchanged: other types than float32, masks of batches and windows, sinks, and few queries, as in decoding.
-Metal is never touched.
+`install` puts `attention` in the place of `mx.fast.scaled_dot_product_attention`, `swiglu` in that of
+mlx-lm's and `gelu_approx` in that of MLX's, for the whole process and only on the CPU backend. What they do
+not cover goes to MLX's own, unchanged: other types than float32, masks of batches, sinks, and few queries, as
+in decoding. Metal is never touched.
 
 mx.compile makes one loop of at most eleven operations, constants counted; of a longer chain it makes two, and
 the second gets its constants as arrays, which no compiler vectorises (27 ms). Hence the short pieces below.
@@ -18,14 +18,18 @@ It needs a C++ compiler; without one the same sums run one by one.
 
 from __future__ import annotations
 
+import functools
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core
+import mlx.nn
 import mlx_lm.models.activations
 
 mx: Any = mlx.core
+nn: Any = mlx.nn
 
 LOWEST = -40.0  # e**-40 is nothing beside 1 in float32: what is further below its row's best counts as this
 LEAST_QUERIES = 16  # fewer gain nothing
@@ -53,6 +57,7 @@ _small = _fused(lambda x: mx.maximum(x, LOWEST) * (1 / 64))
 _upper = _fused(lambda z: ((z * (1 / 120) + 1 / 24) * z + 1 / 6) * z + 0.5)
 _lower = _fused(lambda z, value: (value * z + 1.0) * z + 1.0)
 _whole = _fused(_squared)
+_inner = _fused(lambda x: (x * x * 0.044715 + 1.0) * x * (2 * math.sqrt(2 / math.pi)))
 _sigmoid = _fused(lambda x, small: mx.where(x >= 0, 1.0, small) / (1.0 + small))
 
 
@@ -69,7 +74,9 @@ def attention(
     rows, heads, length, size = q.shape
     keys = k.shape[2]
     causal = isinstance(mask, str) and mask == "causal"
-    plain = (mask is None or causal) and sinks is None and not more and q.dtype == k.dtype == v.dtype
+    window = None if mask is None or causal else _window(mask, rows, length, keys)
+    known = mask is None or causal or window is not None
+    plain = known and sinks is None and not more and q.dtype == k.dtype == v.dtype
     if not plain or q.dtype != mx.float32 or not LEAST_QUERIES <= length <= keys:
         return _mlx_attention(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
     q = (q * scale).reshape(rows, k.shape[1], -1, length, size)
@@ -77,6 +84,9 @@ def attention(
     parts = []
     for at in range(0, length, step):
         mine = q[:, :, :, at : at + step]
+        if window is not None:
+            parts.append(_masked(mine, k, v, window[at : at + step]))
+            continue
         seen = keys - length + at if causal else keys
         parts.append(_block(mine, k, v, seen))
     out = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=3)
@@ -110,9 +120,60 @@ def _block(q: Any, k: Any, v: Any, seen: int) -> Any:
         if hidden is not None:
             weights = mx.where(hidden, 0.0, weights)
         outs.append(weights @ values)
-        sums.append(weights.sum(axis=-1, keepdims=True))
+        sums.append(_sums(weights))
     out = sum(outs[1:], outs[0]) / sum(sums[1:], sums[0])
     return out.reshape(rows, groups, each, length, -1)
+
+
+def _window(mask: Any, rows: int, length: int, keys: int) -> Any:
+    """What each query may see, (L, K), as a sliding window says it. None: a mask of another kind."""
+    if not isinstance(mask, mx.array) or rows > 1 or mask.dtype != mx.bool_ or mask.size != length * keys:
+        return None
+    return mask.reshape(length, keys)
+
+
+def _masked(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """As `_block`. mask: (L, K), true where a query sees a key; each sees one at least."""
+    rows, groups, each, length, size = q.shape
+    scores = (q.reshape(rows, groups, each * length, size) @ k.swapaxes(-1, -2)).reshape(*q.shape[:-1], -1)
+    scores = mx.where(mask, scores, -mx.inf)
+    weights = mx.where(mask, exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
+    weights = weights.reshape(rows, groups, each * length, -1)
+    return ((weights @ v) / _sums(weights)).reshape(*q.shape)
+
+
+def _sums(weights: Any) -> Any:
+    """(..., 1), by a product: BLAS takes a fifth of the time of MLX's sum."""
+    return weights @ mx.ones((weights.shape[-1], 1))
+
+
+def gelu_approx(x: Any) -> Any:
+    """As mlx.nn's, which has tanh in it: (1 + tanh(y)) / 2 is sigmoid(2 * y)."""
+    if x.size < LEAST_GATES or x.dtype != mx.float32:
+        return _mlx_gelu_approx(x)
+    y = _inner(x)
+    return x * _sigmoid(y, exp(-mx.abs(y)))
+
+
+def rope(x: Any, dims: int, *, traditional: bool = False, base: float | None = None, **more: Any) -> Any:
+    """As mx.fast.rope, which computes the angles of a chunk anew for the queries and keys of every layer."""
+    offset, length = more.get("offset"), x.shape[-2]
+    plain = not traditional and base is not None and more.get("freqs") is None and isinstance(offset, int)
+    if not plain or x.dtype != mx.float32 or length < LEAST_QUERIES:
+        return _mlx_rope(x, dims, traditional=traditional, base=base, **more)
+    cos, sin = _angles(dims, base, more.get("scale", 1.0), offset, length)
+    one, two = x[..., : dims // 2], x[..., dims // 2 : dims]
+    parts = [one * cos - two * sin, one * sin + two * cos]
+    return mx.concatenate([*parts, x[..., dims:]] if dims < x.shape[-1] else parts, axis=-1)
+
+
+@functools.lru_cache(maxsize=4)
+def _angles(dims: int, base: float, scale: float, offset: int, length: int) -> tuple[Any, Any]:
+    """Cosines and sines, (L, dims / 2)."""
+    half = dims // 2
+    positions = mx.arange(offset, offset + length).astype(mx.float32) * scale
+    angles = positions[:, None] * mx.exp(mx.arange(half) * (-math.log(base) / half))
+    return mx.cos(angles), mx.sin(angles)
 
 
 def swiglu(gate: Any, x: Any) -> Any:
@@ -123,7 +184,9 @@ def swiglu(gate: Any, x: Any) -> Any:
 
 
 _mlx_attention: Function = mx.fast.scaled_dot_product_attention
+_mlx_rope: Function = mx.fast.rope
 _mlx_swiglu: Function = mlx_lm.models.activations.swiglu
+_mlx_gelu_approx: Function = mlx.nn.gelu_approx
 
 
 def install() -> None:
@@ -132,6 +195,9 @@ def install() -> None:
         return
     chunk = mx.zeros((1, 1, LEAST_QUERIES, 8))
     gate = mx.zeros((LEAST_GATES,))
-    mx.eval(attention(chunk, chunk, chunk, scale=1.0, mask="causal"), swiglu(gate, gate))
+    causal = attention(chunk, chunk, chunk, scale=1.0, mask="causal")
+    mx.eval(causal, swiglu(gate, gate), gelu_approx(gate))
     mx.fast.scaled_dot_product_attention = attention
+    mx.fast.rope = rope
     mlx_lm.models.activations.swiglu = swiglu
+    nn.gelu_approx = gelu_approx

@@ -78,7 +78,7 @@ class Decoding:
 
     @classmethod
     def of(cls, net: Any, prefill: Prefill) -> Decoding:
-        """The rows of a finished prefill; they get their first token two steps from now."""
+        """The rows of a finished prefill; their first token comes with the next step, or the one after."""
         made = cls(net)
         made.join(prefill)
         return made
@@ -86,6 +86,11 @@ class Decoding:
     def join(self, prefill: Prefill) -> None:
         """Take over the rows of a finished prefill."""
         last = mx.array([row.job.prompt[-1] for row in prefill.rows], dtype=mx.uint32)
+        if prefill.logits is not None:
+            last, states = Picking(prefill.rows).pick(last, prefill.logits)
+            mx.async_eval(last, *states)
+            for row in prefill.rows:
+                row.primed = True
         self._add(prefill.rows, prefill.cache, prefill.plain, last)
 
     def absorb(self, other: Decoding) -> None:

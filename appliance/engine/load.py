@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from appliance.engine import caches, cpu, wiring
+from appliance.engine import caches, cpu, freed, wiring
 from appliance.engine.groups import UNMEASURED, Cost
+from appliance.engine.head import Head
 from appliance.engine.layers import flat
 from appliance.engine.pricing import FREE, Price
 from appliance.engine.quantized import CannotQuantize
@@ -54,6 +54,7 @@ class Model:
     kv_bits: int | None = None  # 4 | 8: keys and values quantised; see caches.make
     price: Price = FREE  # known after warm-up
     cost: Cost = UNMEASURED  # the same
+    head: Head | None = None  # the same; None: no logits of the last token alone
 
     @property
     def tokenizer(self) -> Any:
@@ -77,7 +78,7 @@ def load(order: Load, config: dict[str, Any], progress: Callable[[int, int], Non
     folder = Path(order.path)
     wiring.suppress()
     cpu.install()
-    mx.set_cache_limit(CACHE_LIMIT)
+    freed.keep(CACHE_LIMIT)
     try:
         net, config = load_model(folder, lazy=True, trust_remote_code=order.trust_remote_code)
     except MemoryError as error:

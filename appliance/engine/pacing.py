@@ -5,7 +5,9 @@ watched `PATIENCE` chunks of others go by goes first, whatever it has left. So a
 after (PATIENCE + 1) x n chunks at most while short ones come without end, and with k long ones that wait,
 after (PATIENCE + k) x n.
 
-**How large.** With nobody decoding, as large as allowed: `prefill_chunk`, which the workspace is priced for.
+**How large.** With nobody decoding, as large as allowed: `prefill_chunk`, which the workspace is priced for,
+or `REGULAR` of it where the size is ours to choose: then a rest too short for a pass of its own goes with the
+chunk before it (542 tokens in one pass took 0.8 of the time that 512 and 30 took).
 Beside running rows a chunk is the pause that each of their streams sees, so it is what takes `PAUSE` seconds
 by the speed of the chunks before it: an exponential average, since a longer context makes them slower.
 
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 PATIENCE = 4  # chunks of others
 PAUSE = 0.05  # seconds: a pause that a reader does not notice
 LEAST = 32  # tokens: below this a pass over the weights is wasted on too few
+REGULAR = 4 / 5  # of what is allowed; the last chunk may be all of it
 MOST = 256  # tokens beside running rows: an eighth of the chunk that mlx-lm's server pauses for
 FIRST = 64  # tokens, while the speed is not known
 WEIGHT = 0.3  # of the newest chunk, or step, in the average
@@ -42,8 +45,10 @@ class Pace:
     def chunk(self, most: int, *, beside: bool, auto: bool = True) -> int:
         """Tokens of the next chunk. most: `prefill_chunk`. beside: rows decode. auto: not a fixed size."""
         most = max(1, most)
-        if not beside or not auto:
+        if not auto:
             return most
+        if not beside:
+            return max(1, int(most * REGULAR))
         fitting = FIRST if self.speed is None else int(self.speed * PAUSE)
         return min(most, MOST, max(LEAST, fitting))
 

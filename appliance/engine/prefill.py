@@ -1,21 +1,32 @@
-"""Prompts in chunks, until only their last tokens are left to compute."""
+"""Prompts in chunks, to the end, or until only their last tokens are left to compute."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core
+from mlx_lm.models.cache import RotatingKVCache
 
 from appliance.engine import caches, layers
+from appliance.engine.head import Head
 from appliance.engine.row import Row
 
 mx: Any = mlx.core
 
+TELLING = 64  # tokens: the time of a shorter chunk with a step behind it says little of its speed
+
 
 class Prefill:
-    """Prompts worked on together, all but their last token.
+    """Prompts worked on together, all but their last token, which goes through with the first step.
+
+    Where nothing decodes there is no first step to go through with: the last token's pass is launched right
+    behind its last chunk, and `logits`, (1, vocabulary), are computed with it. Where the model's `head` can
+    give them for one token of many, and the chunk is short, the two are one pass. Not with a long one:
+    without logits nothing of the last layer is computed but its keys and values, and with them its attention
+    and the rest of it for every token of the chunk.
 
     Several rows only when they fit into one chunk together; a longer prompt goes alone, chunk by chunk, and
     so does one whose beginning was restored: `cache` holds its first `done` tokens then.
@@ -28,6 +39,7 @@ class Prefill:
         kv_bits: int | None,
         cache: list[Any] | None = None,
         done: int = 0,
+        head: Head | None = None,
     ) -> None:
         self.rows = rows
         self.cache: list[Any] = cache or []
@@ -39,6 +51,9 @@ class Prefill:
         self._behind: list[Any] = []
         self._net = net
         self._kv_bits = kv_bits
+        self._head = head
+        self.logits: Any = None
+        self.whole: list[Any] = []  # the caches as the last chunk left them, where a step lost some of it
 
     @property
     def left(self) -> int:
@@ -46,14 +61,32 @@ class Prefill:
         return max(len(row.job.prompt) for row in self.rows) - 1 - self.done
 
     def held(self, row: Row) -> list[int]:
-        """The tokens that `cache` holds for a row."""
+        """The tokens that `kept` hold for a row."""
+        if self.logits is not None and not self.whole:
+            return row.job.prompt
         return row.job.prompt[: min(self.done, len(row.job.prompt) - 1)]
 
-    def advance(self, chunk: int, behind: list[Any] | None = None) -> int:
-        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were.
+    @property
+    def kept(self) -> list[Any]:
+        """Caches to keep something of; per-token ones beside rotating ones may hold a token more."""
+        return self.whole or self.cache
+
+    def advance(
+        self,
+        chunk: int,
+        behind: list[Any] | None = None,
+        *,
+        alone: bool = False,
+        most: int = 0,
+        joint: int = 0,
+    ) -> int:
+        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were, without
+        the last one.
 
         A row alone pauses where its trail says so. behind: arrays that the device is still computing; they
         are waited for before the clock of `seconds` starts, and after the work has been put together.
+        alone: no rows decode. most: tokens of the last chunk, where that is more. joint: tokens of a last
+        chunk, at most, with which the last token of a row goes through in one pass.
         """
         self._behind = behind or []
         if not self.cache:
@@ -62,9 +95,14 @@ class Prefill:
             self.cache = empty[0] if self.plain else layers.merged(empty)
         if self.plain:
             prompt = self.rows[0].job.prompt
-            end = min(self.done + chunk, len(prompt) - 1)
-            end = min([end, *(stop for stop in stops(self.rows[0]) if stop > self.done)])
+            end = len(prompt) - 1 if self.left <= max(chunk, most) else self.done + chunk
+            end = min([end, *(stop for stop in pauses(self.rows[0]) if stop > self.done)])
             pieces = [prompt[self.done : end]]
+            head = self._head if end - self.done <= joint else None
+            if end == len(prompt) - 1 and (alone or head) and not _pauses_at(self.rows[0], end):
+                self._finish(prompt[self.done :], head)
+                self.done = end
+                return len(pieces[0])
         else:
             pieces = [row.job.prompt[:-1] for row in self.rows]
             end = self.done + self.left
@@ -88,13 +126,45 @@ class Prefill:
         if padded:
             for cache in self.cache:
                 cache.finalize()
+        self._compute()
+
+    def _finish(self, piece: list[int], head: Head | None) -> None:
+        """The last chunk and the last token."""
+        self.width = len(piece) if len(piece) > TELLING else 0
+        if head is not None:
+            with head.last():
+                logits = self._net(mx.array([piece]), cache=self.cache)
+        else:
+            if len(piece) > 1:
+                self._net(mx.array([piece[:-1]]), cache=self.cache)
+                if any(type(cache) is RotatingKVCache for cache in self.cache):
+                    self.whole = [_as_it_is(cache) for cache in self.cache]
+            logits = self._net(mx.array([piece[-1:]]), cache=self.cache)
+        self.logits = logits[:, -1]
+        self._compute(self.logits)
+
+    def _compute(self, *more: Any) -> None:
         mx.eval(self._behind)
         began = time.perf_counter()
-        mx.eval([cache.state for cache in self.cache])
+        mx.eval([cache.state for cache in self.cache], *more)
         self.seconds = time.perf_counter() - began
 
 
+def _as_it_is(cache: Any) -> Any:
+    """A step turns a rotating cache over; what it holds before is a small copy to keep."""
+    return copy.copy(cache) if type(cache) is RotatingKVCache else cache
+
+
+def _pauses_at(row: Row, end: int) -> bool:
+    return row.trail is not None and not row.trail.passes and end in row.trail.stops
+
+
+def pauses(row: Row) -> Sequence[int]:
+    """Those of the stops at which a chunk must end."""
+    return () if row.trail is None or row.trail.passes else stops(row)
+
+
 def stops(row: Row) -> Sequence[int]:
-    """Where a prefill of this row must pause before its end, ascending."""
+    """Where the prompt cache wants a state before a prefill's end, ascending."""
     last = len(row.job.prompt) - 1
-    return () if row.trail is None else [stop for stop in row.trail.stops if 0 < stop < last]
+    return [] if row.trail is None else [stop for stop in row.trail.stops if 0 < stop < last]

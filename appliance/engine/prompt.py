@@ -129,13 +129,16 @@ def read(submit: Submit, limits: Configure, template: Template, vocabulary: int)
         raise Refusal("invalid_request", "send either messages or a prompt")
     if submit.messages is not None:
         text, parts = render(submit, submit.messages, limits, template)
-        return encode(text, limits, tokenizer, special=False, param="messages"), parts
+        check_length(text, limits, tokenizer, "messages")
+        # What a conversation's prompt cache may keep, its tokens may be kept as well.
+        return template.segments.encode(text, submit.scope, keep=limits.cache_memory > 0), parts
     if submit.tools:
         raise unable("a prompt has no chat template", "tools")
     if isinstance(submit.prompt, str):
         begin = tokenizer.bos_token
         special = begin is None or not submit.prompt.startswith(begin)
-        return encode(submit.prompt, limits, tokenizer, special=special, param="prompt"), PLAIN
+        check_length(submit.prompt, limits, tokenizer, "prompt")
+        return list(tokenizer.encode(submit.prompt, add_special_tokens=special)), PLAIN
     tokens = submit.prompt or []
     wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
     if wrong is not None:
@@ -190,17 +193,13 @@ def switches(asked: dict[str, Any], limits: Configure, template: Template) -> di
     return given
 
 
-def encode(text: str, limits: Configure, tokenizer: Any, *, special: bool, param: str) -> list[int]:
-    if len(text) > CHARACTERS_PER_TOKEN * limits.context:
-        refuse_early(text, limits, tokenizer, param)
-    return list(tokenizer.encode(text, add_special_tokens=special))
+def check_length(text: str, limits: Configure, tokenizer: Any, param: str) -> None:
+    """Refuse early what is far too long: count slice by slice, and stop once the ceiling is surely passed.
 
-
-def refuse_early(text: str, limits: Configure, tokenizer: Any, param: str) -> None:
-    """Count slice by slice and stop once the ceiling is surely passed; the whole is encoded otherwise.
-
-    A cut inside a word adds a few tokens at most, which the allowance covers.
+    A cut inside a word adds a few tokens at most, which the allowance covers. Raises Refusal.
     """
+    if len(text) <= CHARACTERS_PER_TOKEN * limits.context:
+        return
     counted = 0
     for number, start in enumerate(range(0, len(text), SLICE), start=1):
         counted += len(tokenizer.encode(text[start : start + SLICE], add_special_tokens=False))

@@ -64,6 +64,7 @@ class PromptCache:
         self._specials = special_tokens(model.tokenizer)
         self._index = index
         self._index.stateful = blocks.stateful(caches.make(self._net, self._kv_bits))
+        self._passes = blocks.rewinds(caches.make(self._net, self._kv_bits))
         self._store = store
         self._outgoing = None if store is None else Outgoing(index, store)
         self._sessions = Sessions(index, named, self._outgoing)
@@ -251,7 +252,7 @@ class PromptCache:
         path = self._index.path(job.scope, text, len(job.prompt), self._kept)
         last = path[-1] if path else self._index.root(job.scope)
         self._index.use(path, self._clock())
-        trail = Trail(job, restored.tokens, last.end, detail=last)
+        trail = Trail(job, restored.tokens, last.end, passes=self._passes, grown=restored.tokens, detail=last)
         if self._index.stateful:
             wanted = boundaries(job.prompt, self._specials, max(WORTH, restored.tokens + 1))
             if not wanted and len(job.prompt) > WORTH:  # plain text: at least the same again is found
@@ -266,8 +267,13 @@ class PromptCache:
         if trail.detail is None or not self._on:
             return
         self._keep_blocks(trail, caches, row, tokens)
-        if len(tokens) in trail.stops:
-            self._keep_end(trail, caches, row, tokens)
+        for stop in trail.stops:
+            if trail.grown < stop <= len(tokens):
+                try:
+                    self._keep_end(trail, caches, row, tokens[:stop], len(tokens) - stop)
+                except Unfit as error:  # then the next prompt is computed from further back
+                    log.warning("the state after %d tokens cannot be kept: %s", stop, error)
+        trail.grown = len(tokens)
         self._fit()
 
     def ended(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
@@ -297,8 +303,10 @@ class PromptCache:
             trail.detail = entry
             trail.kept += BLOCK
 
-    def _keep_end(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> Entry | None:
-        """The text's unfinished block, or the state where it stands."""
+    def _keep_end(
+        self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int], back: int = 0
+    ) -> Entry | None:
+        """The text's unfinished block, or the state where it stands. back: tokens beyond, in the caches."""
         last: Entry = trail.detail
         while last.end > len(tokens) and last.parent is not None:
             last = last.parent  # blocks are known further on than this row has come
@@ -308,7 +316,8 @@ class PromptCache:
         if self._index.stateful:
             entry = self._index.state(last, ids)
             if not self._kept(entry):  # replaces nothing, so there is nothing to wait for
-                self._keep(entry, blocks.cut_state(caches, row, len(tokens), last.end), 0.0)
+                piece = blocks.cut_state(caches, row, len(tokens) + back, last.end, back)
+                self._keep(entry, piece, 0.0)
         else:
             if not ids:
                 return last

@@ -44,6 +44,8 @@ class Trail:
     restored: int = 0
     kept: int = 0  # tokens from the start that need no further cutting
     stops: list[int] = field(default_factory=list)  # ascending: where a prefill must pause, for a state
+    passes: bool = False  # it need not pause: a state that has been passed can be had after the chunk too
+    grown: int = 0  # tokens at the last call of `grown`; the restored ones at first
     detail: Any = None
 
 
@@ -86,10 +88,12 @@ class Reuse(Protocol):
         """The row starts to compute what is left."""
 
     def grown(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:
-        """`caches` now hold exactly `tokens` (prompt, then output) for this row: keep what became whole.
+        """`caches` now hold `tokens` (prompt, then output) for this row: keep what became whole.
+
+        Exactly these, but for per-token caches beside rotating ones, which may hold one more.
 
         row: its place in batched caches; None for plain ones. After each chunk of a prefill, whose
-        `stops` were respected. Work on the device is launched, not waited for.
+        `stops` were respected unless the trail `passes` them. Work on the device is launched, not waited for.
         """
 
     def ended(self, trail: Trail, caches: Caches, row: int | None, tokens: Sequence[int]) -> None:

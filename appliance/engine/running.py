@@ -21,6 +21,7 @@ from appliance.engine.batches import Batches, priced
 from appliance.engine.beat import Gauge
 from appliance.engine.decode import Decoding
 from appliance.engine.fairness import Fair
+from appliance.engine.groups import UNMEASURED
 from appliance.engine.load import Model, is_memory
 from appliance.engine.pacing import MOST, Pace, pick
 from appliance.engine.prefill import Prefill, stops
@@ -92,7 +93,8 @@ class Running:
             self._fresh.append(row)
         else:
             net, bits = self._model.net, self._model.kv_bits
-            self._prefills.append(Prefill(net, [row], bits, restored.caches, restored.tokens))
+            known, done = restored.caches, restored.tokens
+            self._prefills.append(Prefill(net, [row], bits, known, done, self._model.head))
 
     def gather(self, limits: Configure) -> None:
         """Make prefills of the rows that have just begun. Only batchable models begin several at once."""
@@ -105,7 +107,7 @@ class Running:
 
             taken = together(rows, max(self._chunk(limits), min(MOST, limits.prefill_chunk)), fits)
             self._fresh = rows
-            self._prefills.append(Prefill(self._model.net, taken, self._model.kv_bits))
+            self._prefills.append(Prefill(self._model.net, taken, self._model.kv_bits, head=self._model.head))
 
     def _chunk(self, limits: Configure) -> int:
         beside = bool(self._decoding.all)
@@ -119,7 +121,8 @@ class Running:
             self._decode()
         if self._prefills:
             self._gauge.enter("prefill")
-            self._prefill(self._chunk(limits))
+            alone = limits.prefill_auto and not self._decoding.all
+            self._prefill(self._chunk(limits), limits.prefill_chunk if alone else 0)
 
     def _decode(self) -> None:
         """A step of each batch, and more of those whose steps are short."""
@@ -175,7 +178,7 @@ class Running:
         else:
             last = all(row.primed and not row.read and row.produced + 1 >= row.job.max_tokens for row in rows)
             ready = batch.step(last=last)
-        self._short = 0
+            self._short = 0
         self._gauge.advance()
         self._gauge.output_tokens += len(ready)
         found = []
@@ -192,19 +195,23 @@ class Running:
                 found.append(lines.failed(row, row.failed))
         return found, [row for row in rows if row.job.rid in ended] if ended else []
 
-    def _prefill(self, chunk: int) -> None:
+    def _prefill(self, chunk: int, most: int) -> None:
+        """A chunk of one prompt; up to `most` tokens where nothing is left then."""
         prefill = self._prefills[
             pick([prefill.left for prefill in self._prefills], [prefill.waited for prefill in self._prefills])
         ]
         for other in self._prefills:
             other.waited = 0 if other is prefill else other.waited + 1
         try:
-            tokens = prefill.advance(chunk, [batch.pending for batch in self._decoding.all])
+            pending = [batch.pending for batch in self._decoding.all]
+            joint = self._joint(prefill)
+            tokens = prefill.advance(chunk, pending, alone=not pending, most=most, joint=joint)
             self._pace.note(prefill.width, prefill.seconds)
             for index, row in enumerate(prefill.rows):
                 if row.trail is not None and tokens:
                     place = None if prefill.plain else index
-                    self._reuse.grown(row.trail, prefill.cache, place, prefill.held(row))
+                    self._reuse.grown(row.trail, prefill.kept, place, prefill.held(row))
+            made = None if prefill.left else Decoding.of(self._model.net, prefill)
         except Exception as error:
             log.exception("a prefill of %d prompts failed", len(prefill.rows))
             self._prefills.remove(prefill)
@@ -213,11 +220,18 @@ class Running:
             return
         self._gauge.prompt_tokens += tokens
         self._gauge.advance()
-        if prefill.left == 0:
+        if made is not None:
             self._gauge.prompt_tokens += len(prefill.rows)  # the last of each goes through with the rest
             self._prefills.remove(prefill)
-            self._decoding.all.append(Decoding.of(self._model.net, prefill))
+            self._decoding.all.append(made)
             self._arrange()
+
+    def _joint(self, prefill: Prefill) -> int:
+        """For how many tokens the last layer, of which a chunk computes little, costs no more than a step."""
+        model, speed = self._model, self._pace.speed
+        if model.head is None or model.cost is UNMEASURED or speed is None:
+            return 0
+        return int(model.cost.step(1, prefill.done) * speed * model.head.layers)
 
     def _arrange(self) -> None:
         self._decoding.arrange(lambda batches: self._fits([*batches, *self._prompt_batches()]))

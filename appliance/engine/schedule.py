@@ -18,6 +18,7 @@ import time
 
 import mlx.core as mx
 
+from appliance.engine import freed
 from appliance.engine.admission import Admission
 from appliance.engine.allowance import Allowance
 from appliance.engine.beat import Gauge
@@ -45,6 +46,7 @@ class Scheduler:
         """reuse: the prompt cache; without one, nothing is kept."""
         self._link = link
         self._intake = intake
+        self._segments = model.template.segments
         self._gauge = gauge
         self._reuse: Reuse = Off() if reuse is None else reuse
         self._reuse.apply(intake.limits)
@@ -111,7 +113,7 @@ class Scheduler:
                 return inbox.get(timeout=wait)
             except queue.Empty:
                 if wait == TIDY_AFTER:
-                    mx.clear_cache()
+                    freed.release()
                 wait = IDLE
 
     def _gather(self) -> None:
@@ -134,6 +136,7 @@ class Scheduler:
         elif isinstance(command, ListSessions):
             self._send(Sessions(command.number, self._reuse.sessions()))
         elif isinstance(command, DropSession):
+            self._segments.clear()  # the texts of all sessions; what others say is soon known again
             self._send(Sessions(command.number, self._reuse.drop(command.name, command.scope)))
         elif isinstance(command, Stop):
             self._stopping = True

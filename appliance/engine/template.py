@@ -18,6 +18,7 @@ from jinja2 import meta
 from appliance.engine.answer import parsers
 from appliance.engine.answer.formats import CallFormat
 from appliance.engine.refusal import Refusal
+from appliance.engine.segments import Segments
 
 Message = dict[str, Any]
 # Words that no template has by itself.
@@ -54,6 +55,7 @@ class Template:
         self.tokenizer = tokenizer
         text = tokenizer.chat_template
         self.text: str = text if isinstance(text, str) else ""
+        self.segments = Segments(tokenizer, self.text)
         # Some models come with a function of mlx-lm's instead, or have one template for each purpose.
         self.own = self.text == "" or tokenizer._chat_template is not None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from appliance.engine import costing
+from appliance.engine import costing, freed, head
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
 from appliance.engine.decode import Decoding
@@ -67,10 +67,11 @@ def up(model: Model, gauge: Gauge) -> Model:
     del caches
     cost = costing.measure(model, lambda rows: decoding(model, rows)) if model.batchable else UNMEASURED
     gauge.advance()
-    mx.clear_cache()
+    found = head.find(model.net, model.kv_bits)
+    freed.release()
     mx.reset_peak_memory()
     price = dataclasses.replace(price, base=mx.get_active_memory())
-    return dataclasses.replace(model, price=price, cost=cost)
+    return dataclasses.replace(model, price=price, cost=cost, head=found)
 
 
 def to_blame(model: Model, gauge: Gauge) -> int | None:

@@ -185,6 +185,48 @@ def test_a_prefill_after_a_restore_writes_in_place() -> None:
     assert [cache.keys.shape[2] for cache in again] == [3 * BLOCK, 3 * BLOCK]
 
 
+@pytest.mark.parametrize("keep", [0, 4])
+@pytest.mark.parametrize("before", [0, 40, 130, 260])
+def test_a_state_that_a_chunk_has_passed_is_the_one_that_was_there(keep: int, before: int) -> None:
+    """Of rotating caches, from the chunk's end, to any token of the chunk."""
+
+    def caches() -> list[Any]:
+        return [RotatingKVCache(WINDOW, keep=keep), KVCache()]
+
+    def fed(to: int) -> list[Any]:
+        made = caches()
+        for at in range(before):
+            feed(made, 0, range(at, at + 1))
+        feed(made, 0, range(before, to))
+        return made
+
+    assert blocks.rewinds(caches())
+    total = before + 80
+    passed = fed(total)
+    for stop in (before + 2, before + 50, total - 1, total):
+        whole = stop - stop % BLOCK
+        made = [blocks.cut(passed, None, total, at, at + BLOCK) for at in range(0, whole, BLOCK)]
+        state = blocks.cut_state(passed, None, total, whole, total - stop)
+        again = blocks.join(caches(), made, state, stop, stop)
+        same(holds(again), holds(fed(stop)))
+
+
+def test_a_state_that_is_gone_is_not_made_up() -> None:
+    caches = [RotatingKVCache(WINDOW)]
+    feed(caches, 0, range(150))
+    feed(caches, 0, range(150, 200))
+    with pytest.raises(Unfit, match="cannot be set back by 60"):
+        blocks.cut_state(caches, None, 200, 0, 60)
+    feed(caches, 0, range(200, 201))  # a step turns it over
+    with pytest.raises(Unfit, match="cannot be set back by 1"):
+        blocks.cut_state(caches, None, 201, 0, 1)
+    arrays = KINDS["arrays"]()
+    assert not blocks.rewinds(arrays)
+    feed(arrays, 0, range(20))
+    with pytest.raises(Unfit, match="ArraysCache cannot be set back"):
+        blocks.cut_state(arrays, None, 20, 0, 1)
+
+
 def test_caches_that_hold_another_number_of_tokens_are_not_cut() -> None:
     with pytest.raises(Unfit, match="holds 40 tokens where 41 are due"):
         blocks.cut(filled("plain", 0, 40), None, 41, 0, 41)

@@ -74,12 +74,54 @@ def test_scores_of_any_size_are_fine() -> None:
         assert mx.abs(found - exact).max().item() < 2e-5
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] == 1])
+@pytest.mark.parametrize("window", [1, 20, 5000])
+def test_a_sliding_window_is_mlx_own(shape: tuple[int, ...], window: int) -> None:
+    from mlx_lm.models.base import create_causal_mask
+
+    q, k, v = drawn(shape)
+    length, keys = shape[3], shape[4]
+    mask = create_causal_mask(length, keys - length, window_size=window)
+    for form in (mask, mask[None, None]):
+        exact = cpu._mlx_attention(q, k, v, scale=shape[-1] ** -0.5, mask=form)
+        found = cpu.attention(q, k, v, scale=shape[-1] ** -0.5, mask=form)
+        assert found.shape == exact.shape
+        assert window == 1 or not same(found, exact)
+        assert mx.abs(found - exact).max().item() < 1e-5
+    hidden = mx.where(mask.any(axis=0)[None, None, :, None], 1.0, 1e6)  # nobody sees these
+    assert same(cpu.attention(q, k * hidden, v * hidden, scale=0.2, mask=mask),
+                cpu.attention(q, k, v, scale=0.2, mask=mask))  # fmt: skip
+
+
+@pytest.mark.parametrize("dims", [64, 128])
+@pytest.mark.parametrize("offset", [0, 7, 100_000])
+def test_turned_positions_are_mlx_own_to_the_bit(dims: int, offset: int) -> None:
+    x = mx.random.normal((2, 3, 40, 128))
+    for base, scale in ((10_000.0, 1.0), (1e6, 0.25)):
+        how = {"traditional": False, "base": base, "scale": scale, "offset": offset}
+        assert same(cpu.rope(x, dims, **how), cpu._mlx_rope(x, dims, **how))
+        how["traditional"] = True
+        assert same(cpu.rope(x, dims, **how), cpu._mlx_rope(x, dims, **how))
+    places = mx.array([offset, offset + 3])  # of a batch
+    how = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": places}
+    assert same(cpu.rope(x, dims, **how), cpu._mlx_rope(x, dims, **how))
+
+
+def test_gelu_is_mlx_own() -> None:
+    x = mx.concatenate([mx.random.normal((90, 1024)) * 8, mx.array([[-200.0, 200.0, 0.0, -0.0] * 256])])
+    exact, found = cpu._mlx_gelu_approx(x), cpu.gelu_approx(x)
+    assert not same(found, exact)
+    assert mx.abs(found - exact).max().item() < 1e-4
+    assert same(cpu.gelu_approx(x[:3]), cpu._mlx_gelu_approx(x[:3]))
+
+
 def test_the_rest_goes_to_mlx_itself() -> None:
-    q, k, v = drawn((1, 4, 2, 40, 100, 32))
-    array = mx.random.uniform(shape=(1, 1, 40, 100)) > 0.5
+    q, k, v = drawn((2, 4, 2, 40, 100, 32))
+    array = mx.random.uniform(shape=(2, 1, 40, 100)) > 0.5
     cases: list[tuple[tuple[Any, Any, Any], dict[str, Any]]] = [
         ((q[:, :, :1], k, v), {"mask": None}),
-        ((q, k, v), {"mask": array}),
+        ((q, k, v), {"mask": array}),  # of a batch
+        ((q[:1], k[:1], v[:1]), {"mask": mx.where(array[:1], 0.0, -1.0)}),  # what is added to the scores
         ((q, k, v), {"mask": "causal", "sinks": mx.zeros((4,))}),
         (tuple(part.astype(mx.float16) for part in (q, k, v)), {"mask": "causal"}),  # type: ignore[list-item]
     ]
@@ -113,12 +155,14 @@ def test_gates_are_mlx_lms_own() -> None:
 
 @pytest.fixture
 def installed() -> Iterator[None]:
-    before = mx.fast.scaled_dot_product_attention, mlx_lm.models.activations.swiglu
+    before = mx.fast.scaled_dot_product_attention, mx.fast.rope, mlx_lm.models.activations.swiglu
+    gelu = cpu.nn.gelu_approx
     cpu.install()
     try:
         yield
     finally:
-        mx.fast.scaled_dot_product_attention, mlx_lm.models.activations.swiglu = before
+        mx.fast.scaled_dot_product_attention, mx.fast.rope, mlx_lm.models.activations.swiglu = before
+        cpu.nn.gelu_approx = gelu
 
 
 @pytest.mark.usefixtures("installed")

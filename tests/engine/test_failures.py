@@ -131,14 +131,14 @@ def test_a_step_that_fails_ends_its_rows_and_the_next_request_is_served(
 def test_a_prefill_that_fails_ends_its_own_rows_only(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Prefill._run
+    compute = Prefill._compute
 
-    def fault(prefill: Prefill, pieces: list[list[int]]) -> None:
+    def fault(prefill: Prefill, *more: Any) -> None:
         if any(row.job.rid == 2 for row in prefill.rows):
             raise MemoryError("no room")
-        run(prefill, pieces)
+        compute(prefill, *more)
 
-    monkeypatch.setattr(Prefill, "_run", fault)
+    monkeypatch.setattr(Prefill, "_compute", fault)
     serving.run(job(1, prompt=[5] * 500), job(2), job(3, prompt=[6] * 400))
     assert [serving.finish(rid) for rid in (1, 2, 3)] == ["length", "error", "length"]
     assert "no room" in serving.message(2)

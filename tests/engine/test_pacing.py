@@ -105,7 +105,8 @@ def test_alone_and_without_auto_a_chunk_is_what_was_declared() -> None:
     pace = Pace()
     assert pace.chunk(CHUNK, beside=True) == FIRST
     pace.note(400, 4.0)
-    assert pace.chunk(CHUNK, beside=False) == CHUNK
+    assert pace.chunk(CHUNK, beside=False) == CHUNK * 4 // 5
+    assert pace.chunk(CHUNK, beside=False, auto=False) == CHUNK
     assert pace.chunk(CHUNK, beside=True, auto=False) == CHUNK
     assert pace.chunk(8, beside=True) == 8
     assert pace.chunk(0, beside=False) == 1

@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from appliance.engine import freed
 from appliance.engine.beat import Gauge
 from appliance.engine.encoders.load import Model
 from appliance.engine.encoders.tokens import Item
@@ -146,7 +147,7 @@ class Loop:
                 soon: Command | Prepared = self._inbox.get(timeout=TIDY_AFTER)
                 return soon
             except queue.Empty:
-                mx.clear_cache()
+                freed.release()
         late: Command | Prepared = self._inbox.get()
         return late
 
@@ -173,9 +174,9 @@ class Loop:
         if limits is self._limits:
             return
         self._limits = limits
-        mx.set_cache_limit(limits.buffer_cache)
+        freed.keep(limits.buffer_cache)
         if limits.buffer_cache == 0:
-            mx.clear_cache()
+            freed.release()
         self._tokenising.limit = min(self._model.context_max, limits.context or self._model.context_max)
 
     def _prepared(self, message: Prepared) -> None:
@@ -286,7 +287,7 @@ def warm(model: Model, gauge: Gauge) -> None:
         ) from error
     if not np.isfinite(values).all():
         raise BadModel("corrupt_weights", NOT_FINITE)
-    mx.clear_cache()
+    freed.release()
     mx.reset_peak_memory()
 
 
