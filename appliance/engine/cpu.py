@@ -19,6 +19,7 @@ It needs a C++ compiler; without one the same sums run one by one.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import mlx.core
 import mlx.nn
 import mlx_lm.models.activations
 
+log = logging.getLogger(__name__)
 mx: Any = mlx.core
 nn: Any = mlx.nn
 
@@ -39,8 +41,11 @@ BLOCKS = (2**18, 2**20)  # scores at a time, least and most: 1 and 4 MiB
 Function = Callable[..., Any]
 
 
+COMPILES = any(map(shutil.which, ("c++", "g++", "clang++")))
+
+
 def _fused(function: Function) -> Function:
-    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+    if not COMPILES:
         return function
     compiled: Function = mx.compile(function, shapeless=True)
     return compiled
@@ -193,6 +198,8 @@ def install() -> None:
     """Before a model's code is imported: it takes these functions by their names. Compiles them too."""
     if mx.default_device() != mx.cpu:
         return
+    if not COMPILES:
+        log.warning("no C++ compiler is installed: long prompts take longer than they need to")
     chunk = mx.zeros((1, 1, LEAST_QUERIES, 8))
     gate = mx.zeros((LEAST_GATES,))
     causal = attention(chunk, chunk, chunk, scale=1.0, mask="causal")

@@ -156,14 +156,15 @@ class Decoding:
     def first(self) -> list[tuple[Row, int]]:
         """The first tokens of all rows; nothing is launched. Where it `opens`; then comes a step."""
         tokens = self._next.tolist()
+        sound = [(row, token) for row, token in zip(self.rows, tokens, strict=True) if row.failed is None]
         if self._picking is None:
             self._picking = Picking(self.rows)
         if self._picking.guide(tokens):
             self._picking = None
-        for row, token in zip(self.rows, tokens, strict=True):
+        for row, token in sound:
             self._take(row, token, row.telling)
             row.read = True
-        return list(zip(self.rows, tokens, strict=True))
+        return sound
 
     @staticmethod
     def _take(row: Row, token: int, likely: Told | None) -> None:
@@ -179,6 +180,7 @@ class Decoding:
         A row whose processor or grammar raised has `failed` set; what it gets is of no use.
         """
         newest, told = self._next, [row.telling for row in self.rows]
+        astray = {row for row in self.rows if row.failed is not None}  # as their first tokens were picked
         if last:
             self._next = None
             tokens = newest.tolist()
@@ -200,6 +202,8 @@ class Decoding:
         for row, token, likely in zip(self.rows, tokens, told, strict=True):
             if row.read:
                 row.read = False
+            elif row in astray:
+                continue
             elif row.primed:
                 self._take(row, token, likely)
                 ready.append((row, token))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance import wire
-from appliance.engine import load, weights
+from appliance.engine import load, warm, weights
 from appliance.engine.beat import Gauge
 from appliance.engine.choice import Choice
 from appliance.engine.decode import Decoding
@@ -113,6 +113,29 @@ def test_a_processor_that_raises_fails_its_own_row_only(
     assert "no such grammar" in serving.message(2)
     assert [serving.finish(rid) for rid in (1, 3)] == ["length", "length"]
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("length", [4, 60, 300])
+def test_a_processor_that_raises_at_once_leaves_no_text(
+    model: load.Model, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """Alone, where the first token is picked with the prompt's last chunk; and beside another."""
+    serving = Serving(warm.up(model, Gauge()))
+
+    def fault(processor: Processor, last: Any, logits: Any) -> Any:
+        raise ValueError("no such grammar")
+
+    asked = {"choice": Choice(presence=1.0), "prompt": [5 + n % 200 for n in range(length)]}
+    serving.run(job(1, prompt=[7] * 200))  # for the speed of chunks
+    with monkeypatch.context() as patch:
+        patch.setattr(Processor, "__call__", fault)
+        serving.run(job(2, **asked))
+        serving.run(job(3, tokens=40), job(4, **asked))
+    for rid in (2, 4):
+        (only,) = serving.out.rows[rid]
+        assert (only.finish, only.text, only.tokens) == ("error", "", 0)
+        assert "no such grammar" in serving.message(rid)
+    assert serving.finish(3) == "length"
 
 
 def test_a_step_that_fails_ends_its_rows_and_the_next_request_is_served(
