@@ -70,7 +70,7 @@ def test_the_sum_can_be_read_by_a_person() -> None:
     assert seen.total == seen.weights + seen.kv_one_request + seen.workspace + seen.process
     assert seen.arithmetic == (
         "weights 16.0 GiB + KV 32,768 tokens x 96 KiB = 3.0 GiB"
-        " + workspace 173 MiB + process 128 MiB = 19.3 GiB"
+        " + workspace 199 MiB + process 128 MiB = 19.3 GiB"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_declared_context_is_a_promise() -> None:
     assert fit(64, 40000).effective == 40000
     found = fit(18, 40000)
     assert (found.fits, found.effective) == (False, 0)
-    assert "the most that fits is 18,944" in found.why
+    assert "the most that fits is 18,688" in found.why
 
 
 def test_a_declared_context_beyond_the_model_does_not_fit_anywhere() -> None:

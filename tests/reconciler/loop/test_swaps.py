@@ -14,7 +14,7 @@ def swapped(rig: Rig) -> Rig:
 
 
 def test_d5_beside_when_both_fit() -> None:
-    rig = swapped(Rig(spec("a", a=small()), room=4.0))
+    rig = swapped(Rig(spec("a", a=small()), room=4.2))
     mark = rig.mark()
     rig.edit(lambda s: s["models"].update(a=small("b")))
     rig.run(20)
