@@ -249,7 +249,13 @@ class PromptCache:
             return Trail(job)
         text = self._text(job)
         self._texts.pop(job.rid, None)
-        path = self._index.path(job.scope, text, len(job.prompt), self._kept)
+
+        def known(entry: Entry) -> bool:
+            """Kept; what is computed all the same (it was still being written) goes to memory as well."""
+            held = entry.payload is not None or entry.end <= restored.tokens or self._most == 0
+            return held and self._kept(entry)
+
+        path = self._index.path(job.scope, text, len(job.prompt), known)
         last = path[-1] if path else self._index.root(job.scope)
         self._index.use(path, self._clock())
         trail = Trail(job, restored.tokens, last.end, passes=self._passes, grown=restored.tokens, detail=last)
@@ -299,6 +305,8 @@ class PromptCache:
             if not self._kept(entry):
                 piece = blocks.cut(caches, row, len(tokens), trail.kept, trail.kept + BLOCK)
                 self._keep(entry, piece, 0.0, stale)
+            elif entry.payload is None and self._most > 0:
+                self._hold(entry, blocks.cut(caches, row, len(tokens), trail.kept, trail.kept + BLOCK))
             entry.used = self._clock()
             trail.detail = entry
             trail.kept += BLOCK
@@ -332,12 +340,15 @@ class PromptCache:
 
     def _keep(self, entry: Entry, piece: Piece, due: float, stale: bytes | None = None) -> None:
         entry.used = self._clock()
-        if piece.nbytes <= self._most:  # a larger one would only drive out all others, and then itself
-            self._index.hold(entry, piece, piece.nbytes)
+        self._hold(entry, piece)
         if self._outgoing is not None and self._disk and self._outgoing.ready:
             self._outgoing.add(entry, piece, due, stale)
         elif entry.payload is None:
             self._index.lost(entry)
+
+    def _hold(self, entry: Entry, piece: Piece) -> None:
+        if piece.nbytes <= self._most:  # a larger one would only drive out all others, and then itself
+            self._index.hold(entry, piece, piece.nbytes)
 
     # -- time ----------------------------------------------------------------------------------------
 

@@ -137,6 +137,24 @@ def test_a_dense_model_resumes_at_any_token(dense: load.Model) -> None:
     assert engine.cached([*FIRST[:20], 4, *words(200, 9)]) == 0, "so little in common is the template's"
 
 
+def test_what_was_computed_again_is_in_memory_although_the_disk_has_it(
+    dense: load.Model, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it was still being written, out of a memory tier of nothing, when it was looked for."""
+    engine = Engine(dense, folders["dense"], tmp_path, cache_memory=2**30)
+    engine.cache.shrink(0)
+    engine.stand.run(job(49, tokens=12, prompt=FIRST))
+    engine.cache.shrink(2**30)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.cache, "_usable", lambda entry: entry.payload is not None)
+        patch.setattr(engine.cache, "_kept", lambda entry: True)
+        engine.stand.run(job(50, tokens=12, prompt=FIRST))
+        assert next(a for a in engine.stand.out.accepted if a.rid == 50).cached_tokens == 0
+    engine.stand.run(job(51, tokens=12, prompt=FIRST))
+    again = next(a for a in engine.stand.out.accepted if a.rid == 51)
+    assert (again.cached_tokens, again.cached_from) == (512, "memory")
+
+
 @pytest.mark.parametrize("name", ["sliding", "hybrid"])
 def test_other_models_resume_at_the_boundaries_of_turns(nets: dict[str, load.Model], name: str) -> None:
     engine = Engine(nets[name])
