@@ -12,9 +12,12 @@ time, and the process held 195 MB instead of 738. With any other library, MLX's 
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 
 import mlx.core as mx
+
+log = logging.getLogger(__name__)
 
 # mallopt(3)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -42,8 +45,9 @@ def keep(share: int) -> None:
             mx.clear_cache()
         return
     mx.set_cache_limit(0)
-    _library.mallopt(MMAP_THRESHOLD, LARGEST)
-    _library.mallopt(TRIM_THRESHOLD, min(share, MOST))
+    taken = [_library.mallopt(MMAP_THRESHOLD, LARGEST), _library.mallopt(TRIM_THRESHOLD, min(share, MOST))]
+    if not all(taken):
+        log.warning("malloc does not keep freed memory as it was told to: prompts may take longer")
     if share < _share:
         _library.malloc_trim(0)
     _share = share

@@ -1,12 +1,12 @@
 """A model's logits for the last token alone, out of the forward pass of a prompt's last chunk.
 
 The logits of a whole chunk are large (2,048 tokens of a vocabulary of 152,000 are 600 MB), so mlx-lm's loops
-compute a prompt without its last token and that one in a pass of its own. Behind a cached conversation that
-second pass reads all weights and the whole cache again, for one token. It is worth it for a long chunk, whose
-last layer is left out but for its keys and values (MLX computes what is asked for), and not for a short one.
+compute a prompt without its last token and that one in a pass of its own, which reads all weights and the
+whole cache again. With a long chunk that pass is worth its price: no logits are asked for, so that MLX leaves
+out the chunk's last layer but for its keys and values. With a short one it is not, and one pass does both.
 
-Here the output matrix, which is the model's last step, is given the last token only; what mlx-lm's models do
-behind it (a scale, a cap) they do to each token by itself.
+For that the output matrix, which is the model's last step, is given the last token only; what mlx-lm's models
+do behind it (a scale, a cap) they do to each token by itself.
 
 The matrix is `lm_head`, or the embeddings where they are tied to it. The module in its place gets a class of
 its own, derived from its own. `find` believes none of this before it has compared.

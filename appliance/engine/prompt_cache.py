@@ -63,8 +63,9 @@ class PromptCache:
         self._net, self._kv_bits = model.net, model.kv_bits
         self._specials = special_tokens(model.tokenizer)
         self._index = index
-        self._index.stateful = blocks.stateful(caches.make(self._net, self._kv_bits))
-        self._passes = blocks.rewinds(caches.make(self._net, self._kv_bits))
+        empty = caches.make(self._net, self._kv_bits)
+        self._index.stateful = blocks.stateful(empty)
+        self._passes = blocks.rewinds(empty)
         self._store = store
         self._outgoing = None if store is None else Outgoing(index, store)
         self._sessions = Sessions(index, named, self._outgoing)
