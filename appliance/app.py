@@ -262,7 +262,7 @@ class _Appliance:
         self._loop.poke()
 
     def _under(self) -> tuple[Spec, Pressure]:
-        return self._loop.in_force, self._loop.desired.strain.pressure
+        return self._loop.force.spec, self._loop.desired.strain.pressure
 
     def _on_breaker(self, breaker: Breaker) -> None:
         data = {"breaker": breaker.name, "state": breaker.state, "failures": breaker.view().failures}
@@ -287,7 +287,7 @@ class _Appliance:
         self._requests.step = self._loop.strain.pressure.step
         if self._loop.seen is not None:
             self._tally.engines(self._loop.seen.engines)
-        self._skills.apply(self._loop.in_force.skills)
+        self._skills.apply(self._loop.force.spec.skills)
         self._control.noticed()
         self._hand_over.on_pass()
 
@@ -302,7 +302,7 @@ class _Appliance:
         if self._history.set_aside is not None:
             where = str(self._history.set_aside)
             self._loop.emit(EventType.STATE_RESET, f"the damaged database is now {where}", {"path": where})
-        for override in self._loop.overrides:
+        for override in self._loop.force.overrides:
             log.info("an admin call is still in force: %s %s", override.kind, override.model)
         for engine in self._orphans:
             log.warning("killed %s, left over from an earlier run", engine)
@@ -327,7 +327,7 @@ class _Appliance:
 
     async def _wind_down(self) -> None:
         """New requests are refused, running ones finish, then the engines go."""
-        grace = self._loop.spec.swap.drain_timeout
+        grace = self._loop.force.file.swap.drain_timeout
         log.info("stopping: %d requests running; they get %g s", self._router.in_flight, grace)
         self._router.close()
         closing = asyncio.create_task(self._listeners.close_all(grace))
@@ -348,7 +348,7 @@ class _Appliance:
 
     async def _prune(self) -> None:
         while True:
-            more = self._memory.prune(time.time() - self._loop.spec.state.events)
+            more = self._memory.prune(time.time() - self._loop.force.file.state.events)
             await asyncio.sleep(PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
 
     def _on_keys(self, message: str) -> None:
@@ -357,7 +357,7 @@ class _Appliance:
 
     def _each_second(self) -> None:
         self._hand_over.each_second()
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         self._access.look(spec.server.api_keys, spec.models)
         for kind, count in self._memory.sum_up().items():
             data = {"type": kind.value, "count": count}

@@ -82,7 +82,7 @@ class ApplianceControl:
     # --- reading -----------------------------------------------------------------------------------
 
     def spec(self) -> Spec:
-        return self._loop.in_force
+        return self._loop.force.spec
 
     def status(self) -> dict[str, Any]:
         """Made anew after each pass of the loop, and for the traffic in it 20 times a second at most."""
@@ -115,7 +115,7 @@ class ApplianceControl:
 
     def priority_of(self, model: str) -> int:
         """For records of requests; of a model that the spec no longer names, the default."""
-        form = self._loop.in_force.models.get(model)
+        form = self._loop.force.spec.models.get(model)
         return USUAL_PRIORITY if form is None else form.priority
 
     def traffic(self) -> documents.Traffic:
@@ -137,7 +137,7 @@ class ApplianceControl:
 
     async def config(self, *, origins: bool) -> dict[str, Any]:
         """The effective spec, defaults filled in; what came from the environment as the file words it."""
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         accepted = self._loop.gate.accepted
         found = {
             "generation": self._loop.gate.generation,
@@ -169,11 +169,11 @@ class ApplianceControl:
                 "aliases": list(model.aliases),
                 "source": model.source,
                 "role": model.role,
-                "active": name == self._loop.in_force.active,
+                "active": name == self._loop.force.spec.active,
                 "state": known[name]["state"] if name in known else "absent",
                 "context": known[name]["context"] if name in known else None,
             }
-            for name, model in self._loop.in_force.models.items()
+            for name, model in self._loop.force.spec.models.items()
         ]
 
     async def admin_models(self) -> list[dict[str, Any]]:
@@ -188,10 +188,10 @@ class ApplianceControl:
                 "state": known.get(name, {}).get("state", "absent"),
                 "vram_gb": _gb((known.get(name, {}).get("memory") or {}).get("measured_bytes")),
             }
-            for name, model in self._loop.in_force.models.items()
+            for name, model in self._loop.force.spec.models.items()
         ]
-        named = {(m.source, m.revision) for m in self._loop.in_force.models.values()}
-        named_any = {m.source for m in self._loop.in_force.models.values() if m.revision is None}
+        named = {(m.source, m.revision) for m in self._loop.force.spec.models.values()}
+        named_any = {m.source for m in self._loop.force.spec.models.values() if m.revision is None}
         others = [
             {
                 "id": found.repo,
@@ -218,9 +218,9 @@ class ApplianceControl:
         began = time.monotonic()
         if not self._is_loaded(key):
             if self._loop.desired.override(key) == "unload":
-                self._loop.clear_overrides(key)
+                self._loop.force.clear(key)
             if not self._wanted_by_spec(key):
-                self._loop.override(key, "load")
+                self._loop.force.override(key, "load")
             await self._until_ready(key)
         return {
             "success": True,
@@ -231,10 +231,10 @@ class ApplianceControl:
 
     def pull(self, name: str) -> AsyncIterator[dict[str, Any]]:
         key = self._key(name)
-        return self._pulls.pull(key, self._loop.in_force.models[key])
+        return self._pulls.pull(key, self._loop.force.spec.models[key])
 
     async def unload(self, name: str | None) -> dict[str, Any]:
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         if name is None:
             seen = self._loop.seen
             name = (documents.serving(seen) if seen is not None else None) or spec.active
@@ -243,22 +243,22 @@ class ApplianceControl:
         key = self._allowed(name)
         freed = self._bytes(key)
         if self._loop.desired.override(key) == "load" and self._stays_out(key):
-            self._loop.clear_overrides(key)
+            self._loop.force.clear(key)
         elif self._loop.desired.override(key) != "unload":
-            self._loop.override(key, "unload")
+            self._loop.force.override(key, "unload")
         await self._until_gone(key, spec.swap.drain_timeout + 30.0)
-        active = key == self._loop.in_force.active
+        active = key == self._loop.force.spec.active
         return {"success": True, "model": key, "freed_vram_gb": _gb(freed), "active": active}
 
     async def clear_override(self, name: str | None) -> dict[str, Any]:
         self._overrides_allowed()
-        tried = name is None and self._loop.end_try("cleared")
-        return {"success": True, "cleared": self._loop.clear_overrides(name) + int(tried)}
+        tried = name is None and self._loop.force.trial.end("cleared")
+        return {"success": True, "cleared": self._loop.force.clear(name) + int(tried)}
 
     async def drain(self, session_timeout: float, *, wait: bool) -> dict[str, Any]:
         self._overrides_allowed()
         until = time.time() + session_timeout
-        self._loop.drain(until)
+        self._loop.force.drain(until)
         await self._until(lambda: bool(self.router.table.drained), DRAIN_BEGINS_S, "the drain")
         while wait and self._still_drains(until):  # noqa: ASYNC110 - no event tells of the last request
             await asyncio.sleep(DRAIN_LOOK_S)
@@ -266,13 +266,13 @@ class ApplianceControl:
 
     async def undrain(self) -> dict[str, Any]:
         self._overrides_allowed()
-        cleared = self._loop.clear_overrides(WHOLE, ("drain",))
+        cleared = self._loop.force.clear(WHOLE, ("drain",))
         if cleared:
             await self._until(lambda: not self.router.table.drained, DRAIN_BEGINS_S, "the end of the drain")
         return {"success": True, "cleared": cleared}
 
     async def warmup(self, name: str | None) -> dict[str, Any]:
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         if name is None:
             seen = self._loop.seen
             name = (documents.serving(seen) if seen is not None else None) or spec.active
@@ -303,7 +303,7 @@ class ApplianceControl:
     def _overrides_allowed(self) -> None:
         if self._loop.gate.frozen:
             raise ApiError("overloaded", "another LMX is taking over; ask again", retry_after=1.0)
-        if self._loop.in_force.server.overrides == "deny":
+        if self._loop.force.spec.server.overrides == "deny":
             raise ApiError("managed_by_file", DENIED)
 
     def _still_drains(self, until: float) -> bool:
@@ -322,7 +322,7 @@ class ApplianceControl:
 
     def _key(self, name: str) -> str:
         """The key of a model that the spec names; only those can be reached."""
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         for key, model in spec.models.items():
             if name in (key, model.source, *model.aliases):
                 return key
@@ -334,12 +334,12 @@ class ApplianceControl:
         )
 
     def _wanted_by_spec(self, key: str) -> bool:
-        spec = self._loop.in_force
+        spec = self._loop.force.spec
         return key == spec.active or spec.models[key].residency == "loaded"
 
     def _stays_out(self, key: str) -> bool:
         """Whether the spec alone leaves it on disk, also when it was loaded a moment ago."""
-        return not self._wanted_by_spec(key) and self._loop.in_force.models[key].residency == "disk"
+        return not self._wanted_by_spec(key) and self._loop.force.spec.models[key].residency == "disk"
 
     def _engines(self, key: str) -> list[int]:
         seen = self._loop.seen
@@ -350,7 +350,7 @@ class ApplianceControl:
 
     def _is_loaded(self, key: str) -> bool:
         seen = self._loop.seen
-        form = self._loop.in_force.models[key]
+        form = self._loop.force.spec.models[key]
         return seen is not None and any(
             e.model == key and e.digest == form.digest and e.state is EngineState.READY for e in seen.engines
         )
@@ -359,7 +359,7 @@ class ApplianceControl:
         began = self._loop.now()
 
         def done() -> bool:
-            spec = self._loop.in_force
+            spec = self._loop.force.spec
             if key not in spec.models:
                 raise ApiError("model_not_found", f"{key} was removed from the spec while it was loading")
             if self._is_loaded(key):
@@ -374,18 +374,18 @@ class ApplianceControl:
                 failed_now = record.last_at >= began or choice.blocked.permanent
                 if failed_now:
                     if self._loop.desired.override(key) == "load":
-                        self._loop.clear_overrides(key)
+                        self._loop.force.clear(key)
                     raise ApiError(choice.blocked.code, choice.blocked.message, param="model")
             return False
 
-        await self._until(done, self._loop.in_force.swap.load_timeout, key)
+        await self._until(done, self._loop.force.spec.swap.load_timeout, key)
 
     async def _until_gone(self, key: str, timeout: float) -> None:
         def done() -> bool:
             if not self._engines(key):
                 return True
             asked = self._loop.desired.override(key)
-            named = key in self._loop.in_force.models
+            named = key in self._loop.force.spec.models
             if asked == "load" or (asked is None and named and not self._stays_out(key)):
                 raise _overtaken(key, "unloaded")
             return False

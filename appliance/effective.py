@@ -27,8 +27,8 @@ class Effective:
 
         in_force: the generation whose words these are, and whether something tried lies over it.
         """
-        loop, tried = self._loop, self._loop.trial.tried
-        file = loop.settled
+        loop, tried = self._loop, self._loop.force.trial.tried
+        file = loop.force.accepted
         texts = tuple(one.text for one in (file, tried) if one is not None)
         if self._made[0] != texts:
             self._made = (texts, await asyncio.to_thread(self._origins, texts))
@@ -36,7 +36,11 @@ class Effective:
         return {
             "origins": self._made[1],
             "effective": self._effective(),
-            "in_force": {"generation": generation, "suspended": loop.suspended, "tried": tried is not None},
+            "in_force": {
+                "generation": generation,
+                "suspended": loop.force.suspended,
+                "tried": tried is not None,
+            },
         }
 
     def _origins(self, texts: tuple[bytes, ...]) -> dict[str, dict[str, Any]]:

@@ -111,7 +111,7 @@ class HandOver:
         answers = ready.status == "True" or (
             ready.reason == "Drained" and self._loop.seen is not None and serving(self._loop.seen) is not None
         )
-        gate, server = self._loop.gate, self._loop.in_force.server
+        gate, server = self._loop.gate, self._loop.force.spec.server
         trouble = gate.source_error or gate.config_error
         if trouble is not None:
             return {"ready": False, "reason": trouble, "room": False, "hopeless": True}
@@ -136,7 +136,7 @@ class HandOver:
 
     def _lacks_room(self) -> str | None:
         """Why the active model does not fit, as long as another appliance's memory may be the reason."""
-        plan, active = self._loop.plan, self._loop.in_force.active
+        plan, active = self._loop.plan, self._loop.force.spec.active
         choice = plan.decision.get(active) if plan is not None and active is not None else None
         seen = self._loop.seen
         if choice is None or choice.blocked is None or seen is None:
@@ -151,7 +151,7 @@ class HandOver:
         """Until cancelled."""
         if self._link is not None:
             self._link.say(
-                "hello", version=appliance.__version__, drain_s=self._loop.in_force.swap.drain_timeout
+                "hello", version=appliance.__version__, drain_s=self._loop.force.spec.swap.drain_timeout
             )
             await self._link.listen(self._obey, self._stop.set)
 
@@ -221,7 +221,7 @@ class HandOver:
 
     async def _leave(self, idle_s: float | None) -> None:
         self._enter("leaving")
-        grace = self._loop.in_force.swap.drain_timeout
+        grace = self._loop.force.spec.swap.drain_timeout
         log.info("another appliance serves from now on: what runs here gets %g s", grace)
         await self._listeners.hand_over(grace, idle_s)
         self._stop.set()

@@ -49,7 +49,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         loop = self._loop()
-        self._tally.forget(loop.in_force.models, loop.in_force.skills)
+        self._tally.forget(loop.force.spec.models, loop.force.spec.skills)
         values, histograms = dict(self._values(loop)), dict(self._histograms())
         for metric in metric_table.METRICS:
             labels = [name for name, _ in metric.labels]
@@ -128,9 +128,9 @@ class Metrics(Collector):
         for name in ("budget", "used", "other"):
             value = memory[f"{name}_bytes"]
             yield f"lmx_memory_{name}_bytes", [] if value is None else _one(value)
-        ladder = loop.in_force.memory.ladder
+        ladder = loop.force.spec.memory.ladder
         yield "lmx_memory_step", _one(ladder.index(step) + 1 if step in ladder else 0)
-        used: dict[str, int] = dict.fromkeys(loop.in_force.models, 0)
+        used: dict[str, int] = dict.fromkeys(loop.force.spec.models, 0)
         for engine in loop.seen.engines if loop.seen is not None else ():
             if engine.model in used:
                 used[engine.model] += engine.memory_bytes

@@ -73,7 +73,7 @@ def document(
     gate, seen = loop.gate, loop.seen
     accepted, attempt = gate.accepted, gate.attempt
     return {
-        "name": loop.in_force.name or platform.node(),
+        "name": loop.force.spec.name or platform.node(),
         "version": appliance.__version__,
         "uptime_s": round(time.time() - started, 1),
         "summary": loop.summary,
@@ -91,7 +91,7 @@ def document(
         if attempt is not None
         else None,
         "conditions": [c.as_dict() for c in loop.conditions.values()],
-        "active": {"desired": loop.in_force.active, "actual": serving(seen) if seen is not None else None},
+        "active": {"desired": loop.force.spec.active, "actual": serving(seen) if seen is not None else None},
         "models": models(loop),
         "memory": memory(loop, seen),
         "thermal": thermal(loop, seen),
@@ -147,7 +147,7 @@ def plan_lines(loop: Loop) -> list[dict[str, Any]]:
     ]
     if loop.seen is None:
         return lines
-    for name, form in loop.in_force.models.items():
+    for name, form in loop.force.spec.models.items():
         files = loop.seen.files.get(digest(form))
         if files is not None and files.state == "downloading":
             lines.append(_running("download", name, files.message or "files are on their way"))
@@ -181,7 +181,7 @@ def models(loop: Loop) -> dict[str, dict[str, Any]]:
     if seen is None or plan is None:
         return {}
     out = {}
-    for name, form in loop.in_force.models.items():
+    for name, form in loop.force.spec.models.items():
         choice = plan.decision.get(name)
         engine = min(
             (e for e in seen.engines if e.model == name), key=lambda e: _ORDER.index(e.state), default=None
@@ -317,7 +317,7 @@ def memory(loop: Loop, seen: Observed | None) -> dict[str, Any]:
             "critical_bytes",
         )
         return dict.fromkeys((*sizes, "source", "level", "cause", "step", "why"))
-    reading, pressure, limits = seen.memory, loop.strain.pressure, loop.in_force.memory
+    reading, pressure, limits = seen.memory, loop.strain.pressure, loop.force.spec.memory
     budget = forecast.budget(limits.budget, reading)
     return {
         "total_bytes": reading.total_bytes,
@@ -344,7 +344,7 @@ def thermal(loop: Loop, seen: Observed | None) -> dict[str, Any]:
     """level: None where heat cannot be measured here."""
     pressure = loop.strain.pressure
     heat = seen.memory.heat if seen is not None else None
-    why = f"thermal: max_context_tokens={loop.in_force.context.safe_mode}" if pressure.hot else ""
+    why = f"thermal: max_context_tokens={loop.force.spec.context.safe_mode}" if pressure.hot else ""
     return {"level": heat, "hot": pressure.hot, "why": why}
 
 

@@ -55,7 +55,7 @@ class Trying:
 
     def state(self) -> dict[str, Any]:
         """`try`: what is tried now, with its text and the edit to the file; `ended`: how the last went."""
-        short, tried, ending = self.short(), self._loop.trial.tried, self._loop.trial.ending
+        short, tried, ending = self.short(), self._loop.force.trial.tried, self._loop.force.trial.ending
         if short is not None and tried is not None:
             text = tried.text
             short = {**short, "spec": text.decode("utf-8", "replace"), "diff": self._edit(text)}
@@ -63,7 +63,7 @@ class Trying:
 
     def short(self) -> dict[str, Any] | None:
         """As `/status` shows it. until: wall clock, seconds; None: it has no deadline."""
-        trial = self._loop.trial
+        trial = self._loop.force.trial
         tried, left = trial.tried, trial.left()
         if tried is None:
             return None
@@ -82,7 +82,7 @@ class Trying:
 
     def overrides(self) -> list[dict[str, Any]]:
         """All that lies over the file, as `/status` shows it. generation: what a suspension holds."""
-        held = self._loop.settled
+        held = self._loop.force.accepted
         found: list[dict[str, Any]] = [
             {
                 "kind": o.kind,
@@ -91,7 +91,7 @@ class Trying:
                 "at": o.at,
                 "until": o.until or None,
             }
-            for o in self._loop.overrides
+            for o in self._loop.force.overrides
         ]
         for one in found:
             if one["kind"] == "suspend":
@@ -119,17 +119,17 @@ class Trying:
     async def confirm(self, by: str) -> dict[str, Any]:
         """Take away the deadline, and say which edit keeps it for good."""
         self._allowed()
-        if self._loop.trial.tried is None:
+        if self._loop.force.trial.tried is None:
             raise ApiError(
                 "not_found", f"nothing is tried now, so there is nothing to confirm{self._before()}"
             )
-        self._loop.trial.confirm(by)
+        self._loop.force.trial.confirm(by)
         self._loop.poke()
         return {"success": True, **self.state()}
 
     def end(self, by: str) -> dict[str, Any]:
         self._allowed()
-        return {"success": True, "cleared": int(self._loop.end_try(f"ended by {by}"))}
+        return {"success": True, "cleared": int(self._loop.force.trial.end(f"ended by {by}"))}
 
     # --- rollback --------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Trying:
         file = self._ready(seconds)
         target, spec, left = self._target(number)
         told = self._told(target, spec, left)
-        if spec == self._loop.in_force:
+        if spec == self._loop.force.spec:
             return {"success": True, **told, **self.state()}
         _refuse(
             [*tryable.newly_trusted(file.spec, spec), *_contradictions(spec)],
@@ -169,7 +169,7 @@ class Trying:
         if target.generation == newest.generation and not self._file_is_refused():
             good_too = ", and the last-known-good" if number is None else ""
             hint = "name another one: `lmx history` lists them"
-            if self._loop.trial.tried is not None:
+            if self._loop.force.trial.tried is not None:
                 hint = "`lmx try --end` goes back to it"
             same = f"generation {target.generation} is what the file says{good_too}"
             raise ApiError("not_found", f"nothing to roll back: {same}; {hint}")
@@ -205,35 +205,35 @@ class Trying:
             "diff": self._edit(target.text),
             "changes": [vars(change) for change in changes(newest.spec, spec)],
             "left_out": [vars(change) for change in left],
-            "in_force": spec == self._loop.in_force,
+            "in_force": spec == self._loop.force.spec,
         }
 
     # --- suspend ---------------------------------------------------------------------------------------
 
     async def suspend(self, by: str) -> dict[str, Any]:
         self._allowed()
-        if self._loop.trial.tried is not None:
+        if self._loop.force.trial.tried is not None:
             raise ApiError(
                 "forbidden",
                 "a spec is tried now, and a suspension would keep it beyond its time; end it with "
                 "`lmx try --end`, or save it in the file, and then suspend",
             )
-        self._loop.suspend(by)
+        self._loop.force.suspend(by)
         await self._passed("the suspension")
-        return {"success": True, "suspended": True, "held_back": self._loop.held_back}
+        return {"success": True, "suspended": True, "held_back": self._loop.force.held_back}
 
     async def resume(self) -> dict[str, Any]:
         """suspended: still, because the file says so."""
         self._allowed()
-        cleared = self._loop.clear_overrides("", ("suspend",))
+        cleared = self._loop.force.clear("", ("suspend",))
         if cleared:
             await self._passed("the end of the suspension")
-        return {"success": True, "cleared": cleared, "suspended": self._loop.suspended}
+        return {"success": True, "cleared": cleared, "suspended": self._loop.force.suspended}
 
     # --- inside ----------------------------------------------------------------------------------------
 
     def _allowed(self) -> None:
-        if self._loop.in_force.server.overrides == "deny":
+        if self._loop.force.spec.server.overrides == "deny":
             raise ApiError("managed_by_file", DENIED)
 
     def _ready(self, seconds: float) -> Accepted:
@@ -243,8 +243,8 @@ class Trying:
             raise ApiError(
                 "invalid_request", f"for: at least {SHORTEST_S:g} s, found {seconds:g}", param="for"
             )
-        if self._loop.suspended:
-            how = "suspend: false in the file" if self._loop.spec.suspend else "`lmx resume`"
+        if self._loop.force.suspended:
+            how = "suspend: false in the file" if self._loop.force.file.suspend else "`lmx resume`"
             raise ApiError("forbidden", f"LMX is suspended and changes nothing; {how} ends that")
         if self._loop.gate.accepted is None:
             raise ApiError(
@@ -256,7 +256,7 @@ class Trying:
         self, spec: Spec, digest: str, text: bytes, file: Accepted, seconds: float, what: str, by: str,
         kept: tuple[Change, ...],
     ) -> dict[str, Any]:  # fmt: skip
-        if spec == self._loop.in_force:
+        if spec == self._loop.force.spec:
             raise ApiError(
                 "invalid_request", "this is what is in force already: nothing to try", param="spec"
             )
@@ -264,9 +264,9 @@ class Trying:
             raise ApiError(
                 "invalid_request", "this is what the file says; `lmx try --end` goes back to it", param="spec"
             )
-        begun = self._loop.try_out(Parsed(spec, digest), text, seconds, what, by)
+        begun = self._loop.force.try_out(Parsed(spec, digest), text, seconds, what, by, self._loop.plan)
         await self._passed("the first plan for it")
-        trial = self._loop.trial
+        trial = self._loop.force.trial
         if trial.tried is None and trial.ending is not None:
             raise ApiError(trial.ending.code or "model_swapping", f"it was refused: {trial.ending.why}")
         if trial.tried is None or trial.tried.at != begun.at:
@@ -285,7 +285,7 @@ class Trying:
         return list(edit(now, wanted, self._path.name))
 
     def _before(self) -> str:
-        ending = self._loop.trial.ending
+        ending = self._loop.force.trial.ending
         if ending is None:
             return ""
         return f"; the last try ended {max(0.0, time.time() - ending.at):.0f} s ago: {ending.why}"

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from reconciler import guard, pressure_events
 from reconciler.actions import Action, Download, Kill, Spawn
@@ -31,11 +30,11 @@ from reconciler.conditions import Condition, Facts, conditions, summary
 from reconciler.effects import Effects
 from reconciler.endings import Endings
 from reconciler.events import Event, EventType
+from reconciler.force import Force
 from reconciler.forms import form_named, forms
-from reconciler.gate import Accepted, Content, Gate, Parsed
+from reconciler.gate import Content, Gate, Parsed
 from reconciler.known import Known
-from reconciler.observed import Observed, OverrideObs
-from reconciler.overrides import KINDS, Overrides
+from reconciler.observed import Observed
 from reconciler.plan import Plan, plan
 from reconciler.readings import Reading, Service
 from reconciler.remembered import Memory, Store
@@ -43,7 +42,7 @@ from reconciler.source_view import SourceView
 from reconciler.spec import Model, Spec
 from reconciler.strain import Strain
 from reconciler.straining import advanced, patient
-from reconciler.trial import NEVER_LEARNED, Trial, Tried
+from reconciler.trial import NEVER_LEARNED
 from reconciler.watch import changes
 
 log = logging.getLogger("lmx.loop")
@@ -79,15 +78,13 @@ class Loop:
         self._on_pass, self._on_known, self._on_reading = on_pass, on_known, on_reading
         self._on_timed = on_timed  # (acted, settled or failed; seconds), after each pass
         self.source = source  # where the spec comes from, for status; None: not told
-        self._fallback = fallback
         self._boot_paths: tuple[str, str] | None = None
         self._dirty = asyncio.Event()
         self.gate = Gate(read, parse, wall, self.emit, accepted=memory.accepted, generation=memory.generation)
         self.good = memory.good
         self.good_at = memory.good_at
         self.ledger = memory.ledger.clamped(effects.now())
-        self._overrides = Overrides(memory.overrides, store.save_overrides, self.emit, wall)
-        self.trial = Trial(self.emit, effects.now, wall, self._back_to_the_file)
+        self.force = Force(self.gate, store, memory, fallback, self.emit, effects.now, wall, self.poke)
         self.strain = Strain()
         self.known = memory.known or (
             Known.of(memory.good.spec, memory.good.generation) if memory.good is not None else Known()
@@ -99,8 +96,6 @@ class Loop:
         self.last_beat = effects.now()
         self.passes = 0
         self.errors = 0
-        self._taken = memory.accepted  # the accepted spec whose consequences have been drawn
-        self._held = memory.held or memory.good  # in force while `suspend` is true
         self._good_spec: tuple[Known, Spec, Spec] | None = None
         self._endings = Endings()
         self._acted_at = effects.now()
@@ -122,9 +117,8 @@ class Loop:
         self.gate.restart(memory.accepted, memory.generation)
         self.good, self.good_at = memory.good, memory.good_at
         self.ledger = memory.ledger.clamped(self._effects.now())
-        self._overrides.laid = memory.overrides
+        self.force.remember(memory)
         self.known = memory.known or self.known
-        self._taken, self._held = memory.accepted, memory.held or memory.good
         self.poke()
 
     def retry_everything(self) -> None:
@@ -134,98 +128,10 @@ class Loop:
         self.emit(EventType.RECONCILE_REQUESTED, "failures and back-offs are forgotten", {})
         self.poke()
 
-    def override(self, model: str, kind: Literal["load", "unload"]) -> None:
-        """Lay an admin call over the spec. Lasts until `active` or that model changes in the spec."""
-        self._overrides.lay(model, kind, self.in_force)
-        self.poke()
-
-    def drain(self, until: float) -> None:
-        """What `lmx drain` asks for: no new session; known ones are served until then, wall clock."""
-        self._overrides.drain(until, self._settled)
-        self.poke()
-
-    def try_out(self, parsed: Parsed, text: bytes, seconds: float, what: str, by: str) -> Tried:
-        """Ask for this spec instead of the file's for so long. Something must have been accepted."""
-        assert self.gate.accepted is not None
-        before = (self.in_force, self.plan)
-        found = self.trial.begin(
-            parsed.spec, parsed.digest, text, self.gate.accepted, seconds, what, by, before
-        )
-        self.poke()
-        return found
-
-    def end_try(self, why: str) -> bool:
-        """Whether there was one."""
-        return self.trial.end(why)
-
-    def _back_to_the_file(self) -> None:
-        """A try is over. Admin calls made in it end with it, unless the file asks for the same."""
-        self._overrides.heed(self._settled)
-        self.poke()
-
-    def suspend(self, by: str) -> None:
-        """What `lmx suspend` asks for. What is in force stays in force, whatever the file says."""
-        if not self.suspended:
-            self._held = self.gate.accepted
-        self._overrides.suspend(self._held.digest if self._held is not None else "", by)
-        self.poke()
-
-    def clear_overrides(self, model: str | None = None, kinds: Collection[str] = KINDS) -> int:
-        """How many were cleared, of these kinds; of all models with None."""
-        cleared = self._overrides.clear(model, kinds)
-        if cleared:
-            self._overrides.heed(self._settled)  # while suspended, no edit ended any
-            self.poke()
-        return cleared
-
-    @property
-    def overrides(self) -> tuple[OverrideObs, ...]:
-        return self._overrides.laid
-
-    @property
-    def spec(self) -> Spec:
-        """The file's spec: accepted, else the last good one, else a bare one that serves no model."""
-        if self.gate.accepted is not None:
-            return self.gate.accepted.spec
-        return self._fallback
-
-    @property
-    def suspended(self) -> bool:
-        """By the file or by an admin call."""
-        return self.spec.suspend or self._overrides.suspension is not None
-
-    @property
-    def in_force(self) -> Spec:
-        """The spec that is acted on: the tried one; while suspended, the one before; else the file's."""
-        return self.trial.tried.spec if self.trial.tried is not None else self._settled
-
-    @property
-    def _settled(self) -> Spec:
-        """What is acted on when nothing is tried."""
-        spec = self.spec
-        if not self.suspended:
-            return spec
-        if self._held is not None:
-            return self._held.spec
-        return spec.model_copy(update={"active": None, "models": {}, "skills": {}})  # nothing has ever run
-
-    @property
-    def settled(self) -> Accepted | None:
-        """The accepted content that is acted on when nothing is tried; None: none."""
-        return self._held if self.suspended else self.gate.accepted
-
-    @property
-    def held_back(self) -> bool:
-        """Whether the file says something that waits for the end of a suspension."""
-        accepted, held = self.gate.accepted, self._held
-        if accepted is None or not self.suspended:
-            return False
-        return self.spec.suspend or held is None or held.digest != accepted.digest
-
     @property
     def desired(self) -> Desired:
-        spec = self.in_force
-        return Desired(spec, self._known_spec(spec), self._overrides.over(spec), self.strain)
+        spec = self.force.spec
+        return Desired(spec, self._known_spec(spec), self.force.over, self.strain)
 
     @property
     def summary(self) -> str:
@@ -272,7 +178,7 @@ class Loop:
         if self.seen is None or self.seen.now < self._acted_at:
             return OLD_NEWS_PAUSE_S
         look = IDLE_LOOK_S if self.strain.eased else STRAINED_LOOK_S
-        left = self.trial.left()
+        left = self.force.trial.left()
         if left is not None:
             look = min(look, max(0.01, left))
         if self.plan is None or self.plan.wake_at is None:
@@ -284,7 +190,7 @@ class Loop:
         self.passes += 1
         self.gate.check()
         self._take()
-        self.trial.expire()
+        self.force.trial.expire()
         desired = self.desired
         models = {**self._endings.fetching, **forms(desired)}
         seen = await self._effects.observe(desired.spec, models)
@@ -292,11 +198,11 @@ class Loop:
             return False
         self.last_beat = seen.now
         self._absorb(desired, seen)
-        if self.trial.fresh and self.trial.judged(desired.spec, plan(desired, seen, self.ledger)):
+        if self.force.trial.fresh and self.force.trial.judged(desired.spec, plan(desired, seen, self.ledger)):
             return True  # it cannot run: nothing was touched for it, its memory limits included
         desired = self._strain(desired, seen)
         found = plan(desired, seen, self.ledger)
-        if self.trial.judged(desired.spec, found):
+        if self.force.trial.judged(desired.spec, found):
             return True
         self._learn(desired, found, seen)
         self._publish(desired, seen, found)
@@ -332,24 +238,13 @@ class Loop:
     # --- what a pass writes --------------------------------------------------------------------
 
     def _take(self) -> None:
-        """Draw the consequences of a newly accepted spec. Looked at in each pass, so none is ever missed."""
-        accepted, before = self.gate.accepted, self._taken
         if self._boot_paths is None:
-            self._boot_paths = (self.spec.state.path, self.spec.cache.path)
-        if accepted is None or accepted is before:
-            return
-        if before is None or before.generation != accepted.generation:
-            self._store.accepted(accepted, self._wall())
-        if before is None or before.generation != accepted.generation:
-            self.trial.superseded(accepted)
-        if before is not None and not before.spec.suspend and self._overrides.suspension is None:
-            self._held = before
-        self._overrides.heed(self._settled)
-        self._taken = accepted
+            self._boot_paths = self._paths()
+        self.force.take()
 
     def _absorb(self, desired: Desired, seen: Observed) -> None:
         """Write down failures of engines that are gone; note engines that run well."""
-        found = self._endings.absorb(self.ledger, desired, self.spec, seen)
+        found = self._endings.absorb(self.ledger, desired, self.force.file, seen)
         if found.ledger != self.ledger:  # first: what follows may fail, and the end is not seen again
             self._set_ledger(found.ledger)
         for engine, failure in found.quarantined:
@@ -374,11 +269,11 @@ class Loop:
     def _learn(self, desired: Desired, found: Plan, seen: Observed) -> None:
         if self.gate.accepted is None:
             return
-        force = self.settled
-        if force is None:
+        accepted = self.force.accepted
+        if accepted is None:
             return
-        tried = self.trial.tried is not None
-        generation = NEVER_LEARNED if tried else force.generation
+        tried = self.force.trial.tried is not None
+        generation = NEVER_LEARNED if tried else accepted.generation
         known = self.known.learn(desired, generation, found.decision, seen)
         if known is not self.known:
             self.known = known
@@ -406,10 +301,10 @@ class Loop:
             config_error=self.gate.config_error,
             source_error=self.gate.source_error,
             any_spec=self.gate.accepted is not None,
-            suspended=self._suspended_by(),
-            held_back=self.held_back,
-            overrides=(*self._overrides.in_words(), *self._tried_in_words()),
-            tried=self.trial.tried is not None,
+            suspended=self.force.suspended_by(),
+            held_back=self.force.held_back,
+            overrides=self.force.in_words(),
+            tried=self.force.trial.tried is not None,
             restart_needed=self._restart_needed(),
             strain=self.strain,
             source=self.source(),
@@ -444,26 +339,13 @@ class Loop:
                     {"generation": accepted.generation},
                 )
 
-    def _suspended_by(self) -> tuple[str, str] | None:
-        """Reason and message; the file's word comes first, since `lmx resume` cannot end that."""
-        if self.spec.suspend:
-            return "SpecSays", "suspend is true: edits are read, nothing is changed"
-        call = self._overrides.suspension
-        if call is None:
-            return None
-        return "AdminCall", f"suspended by {call.by}: edits are read, nothing is changed until `lmx resume`"
-
-    def _tried_in_words(self) -> tuple[str, ...]:
-        tried, until = self.trial.tried, self.trial.until()
-        if tried is None:
-            return ()
-        end = f"until {_clock(until)}" if until is not None else "until the file changes or LMX is restarted"
-        return (f"{tried.what} by {tried.by} {end}: {tried.in_words()}",)
-
     def _restart_needed(self) -> str | None:
-        if (self.spec.state.path, self.spec.cache.path) != self._boot_paths:
+        if self._paths() != self._boot_paths:
             return "state.path and cache.path take effect when LMX is started again"
         return None
+
+    def _paths(self) -> tuple[str, str]:
+        return self.force.file.state.path, self.force.file.cache.path
 
     def emit(self, kind: EventType, message: str, data: Mapping[str, Any]) -> None:
         event = self._store.add_event(Event(kind, message, self._wall(), data=MappingProxyType(dict(data))))
@@ -474,10 +356,6 @@ class Loop:
     def _set_ledger(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._store.save_ledger(ledger, self._wall() - self._effects.now())
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S UTC", time.gmtime(at))
 
 
 def _again(action: Action, last: Action | None) -> bool:

@@ -186,9 +186,9 @@ def test_a_folder_that_cannot_be_used_is_told_before_any_engine_runs() -> None:
     rig = Rig({"version": 1, "active": None, "models": {}})
     rig.run(5)
     assert rig.loop.seen is not None
-    found = cache_ready(rig.loop.spec, replace(rig.loop.seen, cache_problem="it is a file"), Strain())
+    found = cache_ready(rig.loop.force.file, replace(rig.loop.seen, cache_problem="it is a file"), Strain())
     assert found == ("False", "PathUnusable", "it is a file")
-    off = rig.loop.spec.model_copy(update={"cache": Cache(disk=0)})
+    off = rig.loop.force.file.model_copy(update={"cache": Cache(disk=0)})
     assert cache_ready(off, replace(rig.loop.seen, cache_problem="it is a file"), Strain())[0] == "Unknown"
 
 

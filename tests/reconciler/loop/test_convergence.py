@@ -266,7 +266,7 @@ class Convergence(RuleBasedStateMachine):
     @rule(name=names, sick=st.booleans(), seconds=st.sampled_from([1.0, 100.0]))
     def lag(self, name: str, sick: bool, seconds: float) -> None:
         """A model comes late, or its engine fails requests."""
-        engine, model = self.rig.world.ready(name), self.rig.loop.in_force.models.get(name)
+        engine, model = self.rig.world.ready(name), self.rig.loop.force.spec.models.get(name)
         if engine is None or model is None:
             return
         failed = 50 if sick else 0
@@ -289,12 +289,12 @@ class Convergence(RuleBasedStateMachine):
 
     @rule(name=names, kind=st.sampled_from(["load", "unload"]))
     def override(self, name: str, kind: str) -> None:
-        if name in self.rig.loop.in_force.models:
-            self.rig.loop.override(name, kind)
+        if name in self.rig.loop.force.spec.models:
+            self.rig.loop.force.override(name, kind)
 
     @rule()
     def clear_overrides(self) -> None:
-        self.rig.loop.clear_overrides()
+        self.rig.loop.force.clear()
 
     @rule(
         name=names,
@@ -305,27 +305,27 @@ class Convergence(RuleBasedStateMachine):
     def try_out(self, name: str, seconds: float, budget: str, keep: bool) -> None:
         """As an admin call does: never while suspended. Some are confirmed, and so stay."""
         loop = self.rig.loop
-        if loop.gate.accepted is None or loop.suspended:
+        if loop.gate.accepted is None or loop.force.suspended:
             return
         wanted = yaml.safe_load(loop.gate.accepted.text)
         if name in wanted["models"]:
             wanted["active"] = name
         text = yaml.safe_dump({**wanted, "memory": {"budget": budget}, "queue": {"depth": 5}}).encode()
-        loop.try_out(parse(text), text, seconds, "a try", "somebody")
+        loop.force.try_out(parse(text), text, seconds, "a try", "somebody", loop.plan)
         self.rig.run(0.2)
-        if keep and loop.trial.tried is not None:
-            loop.trial.confirm("somebody")
+        if keep and loop.force.trial.tried is not None:
+            loop.force.trial.confirm("somebody")
 
     @rule()
     def end_try(self) -> None:
-        self.rig.loop.end_try("somebody ended it")
+        self.rig.loop.force.trial.end("somebody ended it")
 
     @rule(on=st.booleans())
     def suspend_by_call(self, on: bool) -> None:
         if not on:
-            self.rig.loop.clear_overrides("", ("suspend",))
-        elif self.rig.loop.trial.tried is None:
-            self.rig.loop.suspend("somebody")
+            self.rig.loop.force.clear("", ("suspend",))
+        elif self.rig.loop.force.trial.tried is None:
+            self.rig.loop.force.suspend("somebody")
 
     @rule()
     def reconcile(self) -> None:
@@ -422,21 +422,21 @@ class Convergence(RuleBasedStateMachine):
         rejected = loop.gate.config_error is not None or loop.gate.source_error is not None
         if rejected:
             assert synced.reason == "SpecRejected"
-        elif loop.spec.suspend:
+        elif loop.force.file.suspend:
             assert synced.status == "False"
-        elif loop.trial.tried is not None and not reasons:
+        elif loop.force.trial.tried is not None and not reasons:
             assert synced.reason == "Trying"
         elif reasons:
             assert synced.status == "False"
             assert synced.reason in reasons
             assert synced.message
-        elif loop.held_back:
+        elif loop.force.held_back:
             assert synced.reason == "Suspended"
         else:
             assert synced.status == "True", synced
             usual = "Ready" if eased else "Degraded"
-            usual = "Suspended" if loop.suspended else usual
-            assert loop.summary == usual or any(o.kind == "unload" for o in loop.overrides)
+            usual = "Suspended" if loop.force.suspended else usual
+            assert loop.summary == usual or any(o.kind == "unload" for o in loop.force.overrides)
             allowed = sum(e.limits.memory_bytes + PROCESS - COPIES for e in world.live())
             # One whose files have gone keeps its allowance: what it needs cannot be computed any more.
             known = all(world.sources[e.form.source].files.state == "present" for e in world.live())
@@ -446,7 +446,7 @@ class Convergence(RuleBasedStateMachine):
     def _is_eased(self) -> bool:
         """No step is in force, unless our own use is what keeps it so."""
         loop, memory = self.rig.loop, self.rig.world._memory()
-        strain, spec = loop.strain, loop.in_force.memory
+        strain, spec = loop.strain, loop.force.spec.memory
         whole = budget(spec.budget, memory)
         assert not strain.pressure.hot
         assert not any(g.stage for g in strain.guards.values())

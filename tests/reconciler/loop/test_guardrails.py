@@ -137,7 +137,7 @@ def test_p5_drained_the_machine_says_so_and_keeps_its_models() -> None:
     rig = two()
     mark = rig.mark()
     until = rig.loop._wall() + 30
-    rig.loop.drain(until)
+    rig.loop.force.drain(until)
     rig.run(5)
     assert [a.kind for a in rig.since(mark)] == ["route"]
     table = rig.world.table
@@ -147,7 +147,7 @@ def test_p5_drained_the_machine_says_so_and_keeps_its_models() -> None:
     assert rig.condition("Ready").reason == "Drained"
     assert rig.condition("Overridden").message == "drain"
     assert rig.loop.summary == "NotReady"
-    assert rig.loop.clear_overrides() == 1
+    assert rig.loop.force.clear() == 1
     rig.run(5)
     assert rig.world.table.drained == ""
     assert rig.loop.summary == "Ready"
@@ -157,7 +157,7 @@ def test_p5_drained_the_machine_says_so_and_keeps_its_models() -> None:
 
 def test_p5_a_drain_survives_a_restart_and_ends_when_active_is_edited() -> None:
     rig = two()
-    rig.loop.drain(rig.loop._wall() + 30)
+    rig.loop.force.drain(rig.loop._wall() + 30)
     rig.restart()
     rig.run(20)
     assert rig.world.table.drained
@@ -173,8 +173,8 @@ def test_p5_a_drain_survives_a_restart_and_ends_when_active_is_edited() -> None:
 
 def test_p5_a_second_drain_takes_the_place_of_the_first() -> None:
     rig = two()
-    rig.loop.drain(5.0)
-    rig.loop.drain(7.0)
+    rig.loop.force.drain(5.0)
+    rig.loop.force.drain(7.0)
     rig.run(1)
     assert rig.world.table.sessions_until == 7.0
-    assert len(rig.loop.overrides) == 1
+    assert len(rig.loop.force.overrides) == 1

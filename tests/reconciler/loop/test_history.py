@@ -70,7 +70,7 @@ def test_what_ran_last_is_found_again_although_the_whole_was_never_good(path: Pa
 def test_crash_counters_and_overrides_survive(path: Path) -> None:
     rig = OnDisk(path, spec("a", a=small(), b=small("b")))
     rig.run(20)
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     for _ in range(3):
         rig.world.crash(rig.engine("a").id)
         rig.run(15)

@@ -16,12 +16,12 @@ def two() -> Rig:
 
 def test_d1_load_keeps_a_model_beside_the_active_one_and_shows() -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     assert rig.running == ["a:./small-a", "b:./small-b"]
     assert rig.condition("Overridden").status == "True"
     assert rig.condition("Overridden").message == "load b"
-    assert rig.loop.clear_overrides() == 1
+    assert rig.loop.force.clear() == 1
     rig.run(20)
     assert rig.running == ["a:./small-a"]
     assert rig.condition("Overridden").status == "False"
@@ -31,14 +31,14 @@ def test_d1_load_keeps_a_model_beside_the_active_one_and_shows() -> None:
 def test_d1_unload_of_the_active_model_refuses_requests_and_is_not_ready() -> None:
     rig = two()
     stream = rig.world.request(None, 5.0)
-    rig.loop.override("a", "unload")
+    rig.loop.force.override("a", "unload")
     rig.run(1)
     assert rig.world.request().outcome == "refused:no-model-loaded"
     assert rig.condition("Ready").status == "False"
     rig.run(20)
     assert stream.outcome == "done"
     assert rig.running == []
-    rig.loop.clear_overrides("a")
+    rig.loop.force.clear("a")
     rig.run(20)
     assert rig.answers == "a:./small-a"
     rig.clean()
@@ -57,18 +57,18 @@ def test_d1_unload_of_the_active_model_refuses_requests_and_is_not_ready() -> No
 )
 def test_d1_only_an_edit_of_active_or_of_that_model_ends_an_override(change: object, ends: bool) -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     rig.edit(change)  # type: ignore[arg-type]
     rig.run(20)
-    assert (rig.loop.overrides == ()) is ends
+    assert (rig.loop.force.overrides == ()) is ends
     assert bool(rig.events(EventType.OVERRIDE_CLEARED)) is ends
     rig.clean()
 
 
 def test_d1_overrides_survive_a_restart() -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     rig.restart()
     rig.run(20)
@@ -79,18 +79,18 @@ def test_d1_overrides_survive_a_restart() -> None:
 
 def test_d1_an_edit_made_while_lmx_was_down_ends_an_override_too() -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     rig.edit(lambda s: s["models"]["b"].update(priority=7))
     rig.restart()
     rig.run(20)
     assert rig.running == ["a:./small-a"]
-    assert rig.loop.overrides == ()
+    assert rig.loop.force.overrides == ()
 
 
 def test_d1_an_override_that_the_disk_refused_for_a_moment_ends_with_its_edit_all_the_same() -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     rig.store.down = True
     rig.edit(lambda s: s["models"]["b"].update(priority=7))

@@ -218,7 +218,7 @@ def test_d4_two_that_keep_each_other_out_do_not_both_stay_out() -> None:
     """A newcomer has no room next to what was loaded; that has none next to the newcomer's stand-in."""
     rig = Rig(spec("a", a=small(), b=small("b"), c=medium(residency="loaded")), room=3.8)
     rig.run(20)
-    new, old = rig.loop.spec, rig.loop.spec
+    new, old = rig.loop.force.file, rig.loop.force.file
     new = new.model_copy(update={"active": "b"})
     old = old.model_copy(update={"models": {n: old.models[n] for n in "ac"}})  # b has never run
     assert rig.loop.seen is not None

@@ -14,7 +14,7 @@ from tests.reconciler.loop.rig import Rig, parse, small, spec
 def suspended() -> Rig:
     rig = Rig(spec("a", a=small(), b=small("b")))
     rig.run(20)
-    rig.loop.suspend("ada")
+    rig.loop.force.suspend("ada")
     rig.run(5)
     return rig
 
@@ -35,7 +35,7 @@ def test_nothing_waits_until_an_edit_comes_and_then_it_shows() -> None:
     assert found.message.startswith("generation 2 waits: ")
     rig.edit(lambda s: s["server"].update(port=1301))
     rig.run(5)
-    assert rig.loop.clear_overrides(None, ("suspend",)) == 1
+    assert rig.loop.force.clear(None, ("suspend",)) == 1
     rig.run(30)
     assert rig.answers == "b:./small-b"
     assert [port for (_, port) in rig.world.listeners] == [1301]
@@ -74,7 +74,7 @@ def test_the_files_own_word_combines_with_it() -> None:
     rig.edit(lambda s: s.update(suspend=True, active="b"))
     rig.run(5)
     assert rig.condition("Suspended").reason == "SpecSays"
-    rig.loop.clear_overrides(None, ("suspend",))
+    rig.loop.force.clear(None, ("suspend",))
     rig.run(20)
     assert (rig.answers, rig.loop.summary) == ("a:./small-a", "Suspended")
     rig.edit(lambda s: s.update(suspend=False))
@@ -88,28 +88,28 @@ def test_it_may_be_laid_over_a_suspended_file() -> None:
     rig.run(20)
     rig.edit(lambda s: s.update(suspend=True, active="b"))
     rig.run(5)
-    rig.loop.suspend("ada")
+    rig.loop.force.suspend("ada")
     rig.edit(lambda s: s.update(suspend=False))
     rig.run(20)
     assert (rig.answers, rig.loop.summary) == ("a:./small-a", "Suspended")
     rig.restart()
     rig.run(20)
     assert rig.answers == "a:./small-a"
-    rig.loop.clear_overrides(None, ("suspend",))
+    rig.loop.force.clear(None, ("suspend",))
     rig.run(20)
     assert rig.answers == "b:./small-b"
 
 
 def test_other_admin_calls_are_judged_by_what_is_in_force_when_it_ends() -> None:
     rig = suspended()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     rig.edit(lambda s: s["models"]["b"].update(priority=7))
     rig.run(20)
-    assert [o.kind for o in rig.loop.overrides] == ["suspend", "load"]
-    rig.loop.clear_overrides(None, ("suspend",))
+    assert [o.kind for o in rig.loop.force.overrides] == ["suspend", "load"]
+    rig.loop.force.clear(None, ("suspend",))
     rig.run(20)
-    assert rig.loop.overrides == ()
+    assert rig.loop.force.overrides == ()
     assert rig.running == ["a:./small-a"]
     rig.clean()
 
@@ -117,12 +117,12 @@ def test_other_admin_calls_are_judged_by_what_is_in_force_when_it_ends() -> None
 def test_a_file_that_denies_admin_calls_ends_those_that_are_left() -> None:
     rig = Rig(spec("a", a=small(), b=small("b")))
     rig.run(20)
-    rig.loop.override("b", "load")
-    rig.loop.drain(rig.loop._wall() + 60)
+    rig.loop.force.override("b", "load")
+    rig.loop.force.drain(rig.loop._wall() + 60)
     rig.run(20)
     rig.edit(lambda s: s["server"].update(overrides="deny"))
     rig.run(20)
-    assert rig.loop.overrides == ()
+    assert rig.loop.force.overrides == ()
     assert rig.running == ["a:./small-a"]
     assert rig.condition("Ready").status == "True"
     rig.clean()
@@ -138,8 +138,8 @@ def test_what_is_in_force_is_not_pruned_however_many_edits_wait(tmp_path: Path) 
         found = parse(text)
         history.accepted(Accepted(found.spec, found.digest, number, "", text), 0.0)
         if number == 3:
-            rig.loop._held = Accepted(found.spec, found.digest, number, "", text)
-            rig.loop._overrides.suspend(found.digest, "ada")
+            rig.loop.force._held = Accepted(found.spec, found.digest, number, "", text)
+            rig.loop.force._laid.suspend(found.digest, "ada")
     history.prune(0.0)
     held = recall(history, parse, 0.0).held
     assert held is not None

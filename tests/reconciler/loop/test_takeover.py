@@ -12,7 +12,7 @@ def test_who_takes_over_goes_on_from_what_the_other_left_and_touches_no_engine()
     rig.run(20)
     other.edit(lambda s: s["server"].update(port=1300))
     other.run(20)
-    other.loop.override("b", "load")
+    other.loop.force.override("b", "load")
     rig.spec, rig.text = other.spec, other.text
     engine = rig.engine("a").id
     rig.store = rig.loop._store = other.store

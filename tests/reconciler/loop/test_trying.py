@@ -25,7 +25,7 @@ def attempt(rig: Rig, change: Callable[[dict[str, Any]], object], seconds: float
     wanted = copy.deepcopy(rig.spec)
     change(wanted)
     text = yaml.safe_dump(wanted).encode()
-    found = rig.loop.try_out(parse(text), text, seconds, "a try", "ada")
+    found = rig.loop.force.try_out(parse(text), text, seconds, "a try", "ada", rig.loop.plan)
     rig.poked = True
     return found
 
@@ -45,9 +45,9 @@ def test_a_try_swaps_at_once_and_comes_back_by_itself_to_the_second() -> None:
     assert shown.message.startswith("a try by ada until ")
     assert shown.message.endswith("active: a -> b")
     rig.run(39.9 - (rig.world.t - began - 20))
-    assert rig.loop.trial.tried is not None
+    assert rig.loop.force.trial.tried is not None
     rig.run(0.2)
-    assert rig.loop.trial.tried is None
+    assert rig.loop.force.trial.tried is None
     rig.run(20)
     assert rig.answers == "a:./small-a"
     assert rig.running == ["a:./small-a"]
@@ -76,7 +76,7 @@ def test_what_ran_in_a_try_is_neither_last_known_good_nor_remembered() -> None:
     rig.run(20)
     assert rig.engine("a").form.kv_bits == 8
     assert (rig.store.known, rig.store.good, rig.loop.good) == (known, good, rig.loop.gate.accepted)
-    rig.loop.end_try("told to")
+    rig.loop.force.trial.end("told to")
     rig.run(20)
     assert rig.engine("a").form.kv_bits is None
     rig.clean()
@@ -86,7 +86,7 @@ def test_a_restart_forgets_it() -> None:
     rig = two()
     attempt(rig, to_b)
     rig.run(20)
-    rig.loop.trial.confirm("ada")
+    rig.loop.force.trial.confirm("ada")
     rig.run(5)
     rig.restart()
     rig.run(20)
@@ -113,7 +113,7 @@ def test_a_new_generation_ends_it_and_nothing_less(edit: Any, ends: bool) -> Non
     rig.run(20)
     rig.edit(edit)
     rig.run(20)
-    assert (rig.loop.trial.tried is None) is ends
+    assert (rig.loop.force.trial.tried is None) is ends
     after = "a:./small-a" if ends and rig.spec["active"] == "a" else "b:./small-b"
     assert rig.answers == after
     rig.clean()
@@ -137,7 +137,7 @@ def test_confirmed_it_has_no_deadline() -> None:
     rig = two()
     attempt(rig, to_b, 30.0)
     rig.run(20)
-    rig.loop.trial.confirm("ada")
+    rig.loop.force.trial.confirm("ada")
     rig.run(3600)
     assert rig.answers == "b:./small-b"
     assert "until the file changes" in rig.condition("Overridden").message
@@ -152,7 +152,7 @@ def test_a_second_try_takes_the_place_of_the_first_and_goes_back_to_the_file() -
     rig.run(20)
     assert rig.answers == "a:./small-a"
     rig.run(60)
-    assert rig.loop.trial.tried is None
+    assert rig.loop.force.trial.tried is None
     assert rig.engine("a").limits.concurrency == 8
     rig.clean()
 
@@ -171,9 +171,9 @@ def test_what_cannot_run_is_over_before_anything_is_touched(source: str, code: s
     mark = rig.mark()
     attempt(rig, lambda s: s.update(active="b", queue={"depth": 1}, models={"b": {"source": source}}))
     rig.run(40)
-    ending = rig.loop.trial.ending
+    ending = rig.loop.force.trial.ending
     assert ending is not None
-    assert (rig.loop.trial.tried, ending.code) == (None, code)
+    assert (rig.loop.force.trial.tried, ending.code) == (None, code)
     assert ending.why.startswith("models.b cannot run: ")
     assert [a for a in rig.since(mark) if a.kind != "forget"] == []
     assert stream.outcome == "done"
@@ -186,7 +186,7 @@ def test_a_memory_budget_that_cannot_be_kept_takes_no_step_of_the_ladder() -> No
     mark = rig.mark()
     attempt(rig, lambda s: s.update(memory={"budget": "256MiB"}))
     rig.run(40)
-    ending = rig.loop.trial.ending
+    ending = rig.loop.force.trial.ending
     assert ending is not None
     assert ending.code == "insufficient_memory"
     assert rig.since(mark) == []
@@ -202,7 +202,7 @@ def test_what_fails_for_good_on_the_way_ends_it_and_the_old_model_has_answered_a
     for _ in range(30):
         rig.run(1)
         assert rig.answers == "a:./small-a"
-    assert rig.loop.trial.tried is None
+    assert rig.loop.force.trial.tried is None
     assert "models.b cannot run" in rig.events(EventType.TRY_ENDED)[0]
     assert rig.condition("Stalled").status == "False"
     rig.clean()
@@ -216,12 +216,12 @@ def test_what_could_not_run_before_is_not_held_against_it() -> None:
     attempt(rig, to_b)
     rig.run(20)
     assert rig.answers == "b:./small-b"
-    assert rig.loop.trial.tried is not None
+    assert rig.loop.force.trial.tried is not None
 
 
 def test_admin_calls_rest_while_a_try_says_otherwise_and_hold_again_after_it() -> None:
     rig = two()
-    rig.loop.override("b", "load")
+    rig.loop.force.override("b", "load")
     rig.run(20)
     attempt(rig, lambda s: s.update(active=None), 60.0)
     rig.run(20)
@@ -236,11 +236,11 @@ def test_admin_calls_made_in_a_try_end_with_it() -> None:
     rig = two()
     attempt(rig, to_b, 60.0)
     rig.run(20)
-    rig.loop.override("a", "load")
+    rig.loop.force.override("a", "load")
     rig.run(20)
     assert rig.running == ["a:./small-a", "b:./small-b"]
     rig.run(60)
-    assert rig.loop.overrides == ()
+    assert rig.loop.force.overrides == ()
     assert rig.running == ["a:./small-a"]
     rig.clean()
 
