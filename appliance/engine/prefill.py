@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core
@@ -17,6 +18,22 @@ from appliance.engine.row import Row
 mx: Any = mlx.core
 
 TELLING = 64  # tokens: the time of a shorter chunk with a step behind it says little of its speed
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a prompt may take of the device before others have their turn; figures are tokens.
+
+    chunk: of one pass, padded ones included. most: of the last chunk, where that is more. joint: of a last
+    chunk, at most, with which the last token goes through in one pass. behind: arrays that the device still
+    computes for rows that decode. alone: there are no such rows.
+    """
+
+    chunk: int
+    most: int = 0
+    joint: int = 0
+    behind: Sequence[Any] = ()
+    alone: bool = False
 
 
 class Prefill:
@@ -48,7 +65,7 @@ class Prefill:
         self.waited = 0  # chunks of others since its own last one
         self.width = 0  # tokens of the last chunk, padded ones included
         self.seconds = 0.0  # that it took
-        self._behind: list[Any] = []
+        self._behind: Sequence[Any] = ()
         self._net = net
         self._kv_bits = kv_bits
         self._head = head
@@ -71,35 +88,24 @@ class Prefill:
         """Caches to keep something of; per-token ones beside rotating ones may hold a token more."""
         return self.whole or self.cache
 
-    def advance(
-        self,
-        chunk: int,
-        behind: list[Any] | None = None,
-        *,
-        alone: bool = False,
-        most: int = 0,
-        joint: int = 0,
-    ) -> int:
-        """Process the next `chunk` tokens, padded ones included; how many prompt tokens that were, without
-        the last one.
+    def advance(self, turn: Turn) -> int:
+        """Process the next chunk; how many prompt tokens that were, without the last one.
 
-        A row alone pauses where its trail says so. behind: arrays that the device is still computing; they
-        are waited for before the clock of `seconds` starts, and after the work has been put together.
-        alone: no rows decode. most: tokens of the last chunk, where that is more. joint: tokens of a last
-        chunk, at most, with which the last token of a row goes through in one pass.
+        A row alone pauses where its trail says so. What is still being computed for others is waited for
+        before the clock of `seconds` starts, and after the work has been put together.
         """
-        self._behind = behind or []
+        self._behind = turn.behind
         if not self.cache:
             empty = [caches.make(self._net, self._kv_bits) for _ in self.rows]
             self.plain = len(empty) == 1
             self.cache = empty[0] if self.plain else layers.merged(empty)
         if self.plain:
             prompt = self.rows[0].job.prompt
-            end = len(prompt) - 1 if self.left <= max(chunk, most) else self.done + chunk
+            end = len(prompt) - 1 if self.left <= max(turn.chunk, turn.most) else self.done + turn.chunk
             end = min([end, *(stop for stop in pauses(self.rows[0]) if stop > self.done)])
             pieces = [prompt[self.done : end]]
-            head = self._head if end - self.done <= joint else None
-            if end == len(prompt) - 1 and (alone or head) and not _pauses_at(self.rows[0], end):
+            head = self._head if end - self.done <= turn.joint else None
+            if end == len(prompt) - 1 and (turn.alone or head) and not _pauses_at(self.rows[0], end):
                 self._finish(prompt[self.done :], head)
                 self.done = end
                 return len(pieces[0])
@@ -144,7 +150,7 @@ class Prefill:
         self._compute(self.logits)
 
     def _compute(self, *more: Any) -> None:
-        mx.eval(self._behind)
+        mx.eval(*self._behind)
         began = time.perf_counter()
         mx.eval([cache.state for cache in self.cache], *more)
         self.seconds = time.perf_counter() - began

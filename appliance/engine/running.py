@@ -24,7 +24,7 @@ from appliance.engine.fairness import Fair
 from appliance.engine.groups import UNMEASURED
 from appliance.engine.load import Model, is_memory
 from appliance.engine.pacing import MOST, Pace, pick
-from appliance.engine.prefill import Prefill, stops
+from appliance.engine.prefill import Prefill, Turn, stops
 from appliance.engine.pricing import Batch
 from appliance.engine.reuse import Restored, Reuse
 from appliance.engine.row import Row
@@ -204,8 +204,8 @@ class Running:
             other.waited = 0 if other is prefill else other.waited + 1
         try:
             pending = [batch.pending for batch in self._decoding.all]
-            joint = self._joint(prefill)
-            tokens = prefill.advance(chunk, pending, alone=not pending, most=most, joint=joint)
+            turn = Turn(chunk, most, self._joint(prefill), behind=pending, alone=not pending)
+            tokens = prefill.advance(turn)
             self._pace.note(prefill.width, prefill.seconds)
             for index, row in enumerate(prefill.rows):
                 if row.trail is not None and tokens:

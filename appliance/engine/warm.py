@@ -22,7 +22,7 @@ from appliance.engine.groups import UNMEASURED
 from appliance.engine.layers import flat
 from appliance.engine.load import Model, explain_run
 from appliance.engine.output import Output
-from appliance.engine.prefill import Prefill
+from appliance.engine.prefill import Prefill, Turn
 from appliance.engine.pricing import measure
 from appliance.engine.prompt import Job
 from appliance.engine.row import Row
@@ -93,7 +93,7 @@ def attempt(model: Model, lengths: list[int], gauge: Gauge) -> list[Any]:
     decoding = Decoding(model.net)
     for _ in range(2 if len(lengths) > 1 else 1):
         prefill = Prefill(model.net, [trial(model, length) for length in lengths], model.kv_bits)
-        prefill.advance(64)
+        prefill.advance(Turn(64))
         decoding.join(prefill)
         decoding.step()
         gauge.advance()
@@ -106,7 +106,7 @@ def attempt(model: Model, lengths: list[int], gauge: Gauge) -> list[Any]:
 def decoding(model: Model, rows: int) -> Decoding:
     """A batch of short rows."""
     prefill = Prefill(model.net, [trial(model, 2) for _ in range(rows)], model.kv_bits)
-    prefill.advance(64)
+    prefill.advance(Turn(64))
     return Decoding.of(model.net, prefill)
 
 

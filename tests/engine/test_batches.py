@@ -18,7 +18,7 @@ from appliance.engine.decode import LAUNCH_WAITS, Decoding
 from appliance.engine.groups import Cost
 from appliance.engine.load import Model
 from appliance.engine.output import Output
-from appliance.engine.prefill import Prefill
+from appliance.engine.prefill import Prefill, Turn
 from appliance.engine.prompt import Job
 from appliance.engine.row import Row
 from appliance.engine.sampling import greedy
@@ -52,7 +52,7 @@ def row(model: Model, number: int, length: int, tokens: int) -> Row:
 def begun(model: Model, one: Row) -> Decoding:
     prefill = Prefill(model.net, [one], model.kv_bits)
     while prefill.left:
-        prefill.advance(64)
+        prefill.advance(Turn(64))
     return Decoding.of(model.net, prefill)
 
 

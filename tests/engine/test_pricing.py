@@ -16,7 +16,7 @@ from appliance.engine.choice import Choice
 from appliance.engine.decode import Decoding
 from appliance.engine.load import Model
 from appliance.engine.output import Output
-from appliance.engine.prefill import Prefill
+from appliance.engine.prefill import Prefill, Turn
 from appliance.engine.pricing import STEP, Batch, Price
 from appliance.engine.prompt import Job
 from appliance.engine.row import Row
@@ -59,7 +59,7 @@ def run(model: Model, rows: list[Row]) -> int:
     for one in rows:
         prefill = Prefill(model.net, [one], model.kv_bits)
         while prefill.left:
-            prefill.advance(CHUNK)
+            prefill.advance(Turn(CHUNK))
         decoding.join(prefill)
     while any(one.produced < one.job.max_tokens for one in rows):
         decoding.step()

@@ -12,7 +12,7 @@ from appliance.engine import load, warm, weights
 from appliance.engine.beat import Gauge
 from appliance.engine.intake import Configured
 from appliance.engine.pacing import MOST, PATIENCE
-from appliance.engine.prefill import Prefill
+from appliance.engine.prefill import Prefill, Turn
 from tests.engine.stand import Stand, job
 
 LONG = [5 + (7 * n) % 211 for n in range(1600)]
@@ -35,9 +35,9 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
     """(request, tokens, whether rows decoded beside it) of each chunk, in order."""
     advance, seen = Prefill.advance, []
 
-    def watched(prefill: Prefill, chunk: int, behind: Any = None, **more: Any) -> int:
-        tokens = advance(prefill, chunk, behind, **more)
-        seen.append((prefill.rows[0].job.rid, tokens, bool(behind)))
+    def watched(prefill: Prefill, turn: Turn) -> int:
+        tokens = advance(prefill, turn)
+        seen.append((prefill.rows[0].job.rid, tokens, not turn.alone))
         return tokens
 
     monkeypatch.setattr(Prefill, "advance", watched)
