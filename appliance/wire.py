@@ -286,7 +286,8 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
 
     text: new text, already detokenised, stop sequences taken out. May be empty on finish.
     tokens: completion tokens so far, the end-of-text token not counted in text but counted here.
-    finish: set on the last row of a request. `message` says what went wrong for "error".
+    finish: set on the last row of a request. `message` says what went wrong for "error", and `code`, one of
+        `errors.CODES`, what clients know it by; None: engine_failed.
     """
 
     rid: int
@@ -296,6 +297,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     message: str | None = None
     stop: str | None = None  # the stop string that matched, if one did
     more: More | None = None
+    code: str | None = None
 
 
 class Step(Message, tag="step", frozen=True):

@@ -115,7 +115,7 @@ def logprobs(row: Row) -> list[Logprob]:
 
 
 def failed(row: Row, message: str) -> Line:
-    return Line(row.job.rid, "", row.produced, "error", message)
+    return Line(row.job.rid, "", row.produced, "error", message, code=row.code)
 
 
 def cancelled(row: Row) -> Line:

@@ -46,7 +46,7 @@ class Picking:
                 try:
                     row.guide.take(tokens[index])
                 except Astray as error:
-                    row.failed = str(error)
+                    row.astray(str(error))
                 except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
                     row.failed = f"{type(error).__name__}: {error}"
                 if row.guide.settles:

@@ -25,9 +25,15 @@ class Row:
     primed: bool = False  # the last prompt token has gone through
     read: bool = False  # its newest token was read before the step that it goes into was launched
     failed: str | None = None  # what its own processor or grammar raised
+    code: str | None = None  # what clients know such a failure by; None: engine_failed
     guide: Guide | None = None  # what its tokens must follow; None: nothing, or nothing any more
     telling: Told | None = None  # log-probabilities of the token under way
     likely: list[tuple[int, Likely]] = field(default_factory=list)  # read, and not yet sent
+
+    def astray(self, why: str) -> None:
+        """Its grammar cannot be followed: the request's doing, and the same again would end the same way."""
+        self.failed = f"{why}; simplify the schema or grammar, or ask without it"
+        self.code = "unsupported_grammar"
 
     @property
     def produced(self) -> int:

@@ -124,6 +124,7 @@ def test_a_grammar_that_cannot_go_on_fails_its_own_row_only(monkeypatch: pytest.
     last = {rid: rows[-1] for rid, rows in stand.out.rows.items()}
     assert last[1].finish == "error"
     assert "its grammar cannot be followed any further" in str(last[1].message)
+    assert last[1].code == "unsupported_grammar"
     assert (last[2].finish, last[3].finish, last[3].tokens) == ("stop", "length", 20)
 
 

@@ -146,5 +146,16 @@ elif mode == "late":  # accepts each request and ends it at once, but only after
             send(wire.Step([wire.Row(message.rid, "late", 1, "stop")]))
         elif isinstance(message, wire.Shutdown):
             os._exit(wire.EXIT_OK)
+elif mode == "fails":  # accepts each request and ends it with an error, whose code is the first message
+    loaded()
+    beat()
+    while True:
+        message = receive()
+        if isinstance(message, wire.Submit):
+            code = str(message.messages[0]["content"]) or None if message.messages else None
+            send(wire.Accepted(message.rid, 1))
+            send(wire.Step([wire.Row(message.rid, "", 1, "error", "no more", code=code)]))
+        elif isinstance(message, wire.Shutdown):
+            os._exit(wire.EXIT_OK)
 else:
     sys.exit(f"no mode {mode!r}")

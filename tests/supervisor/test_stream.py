@@ -11,7 +11,7 @@ import pytest
 from appliance import wire
 from appliance.errors import ApiError
 from appliance.supervisor import generation
-from tests.supervisor.conftest import prompt, until
+from tests.supervisor.conftest import prompt, standin, until
 
 Make = Callable[..., Any]
 
@@ -109,6 +109,27 @@ async def test_collecting_is_one_wake_up(shared: Make, monkeypatch: pytest.Monke
         monkeypatch.setattr(generation.Generation, "_wake", counted)
         assert (await stream.collect()).tokens == 200
         assert wakes == [200]
+
+
+@pytest.mark.parametrize(
+    ("code", "heard", "retry"),
+    [
+        ("", "engine_failed", 1.0),
+        ("unsupported_grammar",) * 2 + (None,),
+        ("nonsense", "internal_error", None),
+    ],
+)
+async def test_a_request_that_cannot_go_on_says_whose_doing_that_is(
+    world: Make, code: str, heard: str, retry: float | None
+) -> None:
+    """Clients come again by themselves after a 503: where the request is at fault that would not help."""
+    async with world(command=standin("fails")) as w:
+        await w.serving()
+        ask = wire.Submit(0, messages=[{"role": "user", "content": code}])
+        with pytest.raises(ApiError, match="no more") as raised:
+            await (await w.router.open(None, ask)).collect()
+        assert (raised.value.code, raised.value.retry_after) == (heard, retry)
+        assert w.outcomes["demo", heard] == 1
 
 
 async def test_text_that_came_before_a_crash_is_delivered_before_the_error(world: Make) -> None:

@@ -60,12 +60,12 @@ def _fill(matching: Sequence[tuple[int, Row, Guide]], bits: Any) -> None:
     words = min(found.shape[1], bits.shape[1])
     for (index, row, guide), mine in zip(matching, found, strict=True):
         if guide.matcher is not None and guide.matcher.is_error():
-            row.failed = str(astray(guide.matcher))
+            row.astray(str(astray(guide.matcher)))
             continue
         if guide.also is not None:
             _allow(mine, guide.also)
         if not mine.any():
-            row.failed = "its grammar allows none of the model's tokens here"
+            row.astray("its grammar allows none of the model's tokens here")
             continue
         bits[index] = 0
         bits[index, :words] = mine[:words]
