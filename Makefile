@@ -5,7 +5,8 @@ ARGS ?=
 SEED ?= 1
 FAULTS ?= 300
 MINUTES ?= 10
-WORKERS ?= logical
+# Half as many again as there are cores: a third of a test's time it waits for an engine to start or to end.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 BIN := .venv/bin
 READY := .venv/.ready
 RUNS := .venv/.runs

@@ -56,6 +56,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sliding_window": 512,
         "sliding_window_pattern": 2,
     },
+    # The 5m as Gemma 3 has its layers: five with a window, then one that sees all.
+    "5m-window": {
+        "model_type": "gemma3_text",
+        "architectures": ["Gemma3ForCausalLM"],
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "intermediate_size": 768,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "query_pre_attn_scalar": 64,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    },
     "90m": {
         "hidden_size": 768,
         "num_hidden_layers": 12,

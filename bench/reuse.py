@@ -22,7 +22,7 @@ from bench.speed import Row
 Record = dict[str, Any]
 MEMORY, DISK = 1 / 35, 1 / 12  # of the cold time
 ONE, SEVERAL, KEPT, LOOKUP_MS = 0.5, 0.35, 0.97, 20.0
-SHAPES = ("flat", "window", "5m")  # of the next turn; a cold prompt of the 90m takes minutes
+SHAPES = ("flat", "window", "5m", "5m-window")  # of the next turn; a cold prompt of the 90m takes minutes
 CROWD_ROUNDS = 1  # 160 turns a side, and minutes of them: the sum is as good as a median
 
 
