@@ -35,7 +35,7 @@ nn: Any = mlx.nn
 
 LOWEST = -40.0  # e**-40 is nothing beside 1 in float32: what is further below its row's best counts as this
 LEAST_QUERIES = 16  # fewer gain nothing
-LEAST_GATES = 2**16  # elements: below, launching the pieces costs more than they save
+LEAST_GATES = 2**13  # elements: below, launching the pieces costs about what they save
 BLOCKS = (2**18, 2**20)  # scores at a time, least and most: 1 and 4 MiB
 
 Function = Callable[..., Any]

@@ -445,7 +445,8 @@ def test_an_idle_session_leaves_memory_for_the_disk(
         ([100, 100, 100], [102, 204, 306]),  # system, user, user, and the answer's opening
         ([100, 100], [102, 204]),
         ([100], [102]),
-        ([100, 5], [102]),  # too close together: the earlier one serves both
+        ([100, 100, 5], [102, 211]),  # too close together: the next turn goes on from the answer's opening
+        ([100, 5], [102]),  # but what others share comes first
         ([], []),
     ],
 )
