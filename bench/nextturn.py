@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import models, talk
+from bench.floor import floor
 from bench.sides import Ours
 from bench.talk import Talk, Turn
 
@@ -27,9 +28,12 @@ REST_S, REST_LIMIT_S = 3.0, 60.0
 
 @dataclass(frozen=True)
 class Round:
+    """floor: the turn from memory by its new tokens' bare forward pass; no server can be faster."""
+
     cold: Turn
     memory: Turn
     disk: Turn
+    floor: Turn
 
 
 def play(scratch: Path, shape: str, rounds: int) -> list[Round]:
@@ -40,12 +44,14 @@ def play(scratch: Path, shape: str, rounds: int) -> list[Round]:
     cache = place / "cache"
     ours = Ours(folder, place, cache={"memory": "1GiB", "disk": "8GiB", "path": str(cache)})
     try:
-        return [_round(ours, cache, round_) for round_ in range(rounds + 1)][1:]
+        played = [_round(ours, cache, round_) for round_ in range(rounds + 1)][1:]
     finally:
         ours.close()
+    bare = floor(folder, [[memory] for _, memory, _ in played])
+    return [Round(*turns, own) for turns, [own] in zip(played, bare, strict=True)]
 
 
-def _round(ours: Ours, cache: Path, round_: int) -> Round:
+def _round(ours: Ours, cache: Path, round_: int) -> tuple[Turn, Turn, Turn]:
     draw = random.Random(f"turn {round_}")
     said = talk.conversation(draw, TOKENS)
     cold, said = _turn(ours, draw, said)
@@ -59,7 +65,7 @@ def _round(ours: Ours, cache: Path, round_: int) -> Round:
     ours.restart()
     disk, _ = _turn(ours, draw, said)
     _check(disk)
-    return Round(cold, memory, disk)
+    return cold, memory, disk
 
 
 def _turn(ours: Ours, draw: random.Random, said: Talk) -> tuple[Turn, Talk]:

@@ -48,6 +48,8 @@ def _turn(scratch: Path, rounds: int) -> tuple[Record, list[Row]]:
         for tier in ("cold", "memory", "disk"):
             first = statistics.median(getattr(round_, tier).first_s for round_ in played)
             rows.append(Row(f"{name}: first token, {tier}", 1000 * first, None, unit="ms"))
+        first = statistics.median(round_.floor.first_s for round_ in played)
+        rows.append(Row(f"{name}: bare forward of the new tokens", 1000 * first, None, unit="ms"))
         for tier, goal in (("memory", MEMORY), ("disk", DISK)):
             ratios = [getattr(round_, tier).first_s / round_.cold.first_s for round_ in played]
             where = "memory" if tier == "memory" else "disk after kill -9"
