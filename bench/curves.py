@@ -30,13 +30,20 @@ def draw(found: dict[str, Any], file: Path) -> None:
 
 
 def _starts(axes: Any, shapes: dict[str, Any]) -> None:
-    for shape, rounds in shapes.items():
-        tiers = ("cold", "memory", "disk")
+    """A group of bars for each way to begin, a bar for each model. floor: without any server."""
+    tiers = ("cold", "disk", "memory", "floor")
+    shapes = {
+        shape: rounds for shape, rounds in shapes.items() if "floor" in rounds[0]
+    }  # older records have none
+    for number, (shape, rounds) in enumerate(shapes.items()):
         first = [statistics.median(round_[tier]["first_s"] for round_ in rounds) for tier in tiers]
-        axes.bar([f"{tier}\n{shape}" for tier in tiers], first, label=shape)
+        width = 0.8 / len(shapes)
+        axes.bar([place + number * width for place in range(len(tiers))], first, width, label=shape)
     axes.set(title="the next turn of 8,000 tokens", ylabel="seconds to first token")
     if shapes:
         axes.set(yscale="log")
+        axes.set_xticks([place + 0.4 for place in range(len(tiers))], tiers)
+        axes.legend(fontsize="small")
 
 
 def _turns(axes: Any, title: str, record: dict[str, Any]) -> None:
