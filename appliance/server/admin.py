@@ -38,11 +38,8 @@ def blueprint(control: Control, guards: Guards, listeners: Listeners) -> Bluepri
 
     async def clear_override(request: Request) -> HTTPResponse:
         guards.check_admin(request)
-        names = request.args.getlist("model") or [None]
-        unknown = sorted(set(request.args) - {"model"})
-        if unknown or len(names) > 1:
-            raise ApiError("invalid_request", "give ?model=NAME for one override, or nothing for all of them")
-        return reply(await control.clear_override(names[0]))
+        (model,) = only(request, ("model",))
+        return reply(await control.clear_override(model))
 
     async def drain(request: Request) -> HTTPResponse:
         guards.check_admin(request)

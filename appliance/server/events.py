@@ -13,6 +13,7 @@ from typing import Any
 from sanic.request import Request
 
 from appliance.errors import ApiError
+from appliance.server import query
 from appliance.server.control import Control
 from appliance.server.listeners import Listeners
 from appliance.server.replies import as_api_error, encode
@@ -64,7 +65,7 @@ async def _events(control: Control, after: int | None) -> AsyncIterator[bytes]:
 
 
 def _page(request: Request, control: Control) -> AsyncIterator[bytes] | None:
-    wanted = request.args.get(VIEW)
+    wanted = query.given(request).get(VIEW)
     if wanted is None:
         return None
     if wanted != PAGE:
@@ -93,8 +94,8 @@ def frame(event: dict[str, Any]) -> bytes:
 
 
 def _after(request: Request) -> int | None:
-    given = request.headers.getone("last-event-id", None) or request.args.get("after")
-    if not given:
+    given = request.headers.getone("last-event-id", None) or query.given(request).get("after")
+    if given is None:
         return None
     if not given.isdecimal() or len(given) > 18:
         raise ApiError("invalid_request", "Last-Event-ID must be the id of an event", param="Last-Event-ID")

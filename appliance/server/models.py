@@ -15,6 +15,7 @@ from appliance.errors import ApiError
 from appliance.server.control import Control
 from appliance.server.health import GET
 from appliance.server.messages import errors, models
+from appliance.server.query import given
 from appliance.server.replies import reply
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def blueprint(control: Control) -> Blueprint:
 
     async def listing(request: Request) -> HTTPResponse:
         if errors.spoken(request.path, request.headers):
-            return reply(models.page(request.args, known_to(request), started))
+            return reply(models.page(given(request), known_to(request), started))
         return reply({"object": "list", "data": [entry(model) for model in known_to(request)]})
 
     async def one(request: Request, name: str) -> HTTPResponse:

@@ -61,6 +61,8 @@ async def test_looking_changes_nothing_and_needs_no_right(site: Site) -> None:
         ("GET", "/admin/rollback?of=1", None, "of"),
         ("GET", "/admin/try?full=1", None, "full"),
         ("GET", "/admin/config?origins=yes", None, "origins"),
+        ("GET", "/admin/config?origins=", None, "origins"),
+        ("DELETE", "/admin/override?model=", None, "model"),  # an empty variable of a script is not "all"
     ],
 )
 async def test_what_is_wrong_is_named_and_nothing_is_asked_for(

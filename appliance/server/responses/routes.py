@@ -10,7 +10,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from appliance.errors import ApiError
-from appliance.server import body, generate
+from appliance.server import body, generate, query
 from appliance.server.caller import caller_of, signed
 from appliance.server.control import Control
 from appliance.server.counting import counted
@@ -68,8 +68,9 @@ def blueprint(control: Control) -> Blueprint:
         return reply({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def show(call: Request, name: str) -> HTTPResponse:
+        asked = query.given(call)
         for option in ("stream", "include", "starting_after"):
-            if call.args.get(option, "false") != "false" or f"{option}[]" in call.args:
+            if asked.get(option, "false") != "false" or f"{option}[]" in asked:
                 raise ApiError("not_supported", f"{option} is not supported here", param=option)
         return HTTPResponse(kept.response(_scope(call), name), content_type="application/json")
 
@@ -129,18 +130,19 @@ class _Nowhere:
 
 def _page(call: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
     """Newest first, unless `order` is asc."""
-    order = call.args.get("order", "desc")
+    asked = query.given(call)
+    order = asked.get("order", "desc")
     if order not in ("asc", "desc"):
         raise ApiError("invalid_request", "order: is asc or desc", param="order")
-    limit = call.args.get("limit", str(PAGE))
+    limit = str(asked.get("limit", PAGE))
     if not limit.isdecimal() or not 1 <= int(limit[:4]) <= MOST_ON_A_PAGE:
         raise ApiError("invalid_request", f"limit: must be from 1 to {MOST_ON_A_PAGE}", param="limit")
     for option in ("include", "include[]", "before"):
-        if option in call.args:
+        if option in asked:
             raise ApiError("not_supported", f"{option} is not supported here", param=option)
     if order == "desc":
         items.reverse()
-    after = call.args.get("after")
+    after = asked.get("after")
     if after is not None:
         names = [item["id"] for item in items]
         if after not in names:

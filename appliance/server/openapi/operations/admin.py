@@ -8,6 +8,7 @@ from appliance.server import schema
 from appliance.server.openapi import answers
 from appliance.server.openapi.operations.operation import ADMIN, BODY, CHANGES, MODEL, Operation, Parameter
 
+_NAME: dict[str, Any] = {"type": "string", "minLength": 1}
 _EVENT: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 
 ADMINISTRATION: tuple[Operation, ...] = (
@@ -88,7 +89,7 @@ ADMINISTRATION: tuple[Operation, ...] = (
         "Clear overrides",
         "One model's, or all.",
         answer=answers.Cleared,
-        parameters=(Parameter("model", "Whose.", {"type": "string"}),),
+        parameters=(Parameter("model", "Whose.", _NAME),),
         codes=("invalid_request", *CHANGES, "managed_by_file"),
     ),
     Operation(
@@ -139,8 +140,8 @@ ADMINISTRATION: tuple[Operation, ...] = (
         "One, or all; of one model, or of all.",
         answer=answers.SessionsDropped,
         parameters=(
-            Parameter("name", "Which.", {"type": "string"}),
-            Parameter("model", "Of which model.", {"type": "string"}),
+            Parameter("name", "Which.", _NAME),
+            Parameter("model", "Of which model.", _NAME),
         ),
         codes=("invalid_request", "model_not_found", "not_found", *CHANGES, "engine_failed"),
     ),
