@@ -80,7 +80,9 @@ def _git_url(text: str) -> str | None:
         return "write a whole address"
     if re.fullmatch(r"(?:https?|ssh|git)://[^/-][^/]*/.+|file:///.+", text):
         return None
-    if re.fullmatch(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*:[^:/-].*", text):
+    host = r"[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*"
+    # Without a name in front, host:/path is more likely a scheme that lost its second slash.
+    if re.fullmatch(rf"[A-Za-z0-9._-]+@{host}:[^:-].*|{host}:[^:/-].*", text):
         return None
     if text.startswith("/"):
         return f"write file://{text}"

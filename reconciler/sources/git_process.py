@@ -37,6 +37,10 @@ _SETTINGS = (
 _KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL")
 
 
+# Lines that say why; the others are progress and advice.
+_TELLING = re.compile(r"^(fatal|error|ssh):|Permission denied|Host key verification|REMOTE HOST IDENT")
+
+
 class GitError(Exception):
     """A call that failed. reason: in CamelCase, for conditions. The message is fit to be shown."""
 
@@ -137,9 +141,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def shown(text: str) -> str:
     """What git said, as one line that may be logged: no passwords, nothing a terminal would act on."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:", "Permission"))] or lines[
-        -2:
-    ]
+    told = [line for line in lines if _TELLING.search(line)] or lines[-2:]
     line = re.sub(r"(\w+://)[^/@\s']*@", r"\1", "; ".join(told))
     line = "".join(letter if letter.isprintable() else " " for letter in line)
     return line if len(line) <= 300 else f"{line[:297]}..."

@@ -67,7 +67,7 @@ class Repository:
         """(full name, object) of a branch, else of a tag, as the remote has it now."""
         full = [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
         done = await self._far("ls-remote", "--quiet", "--", self._url, *full, limit_s=LOOK_S)
-        _check(done, "GitUnreachable", f"{address(self._url)} does not answer")
+        _reached(done, f"{address(self._url)} does not answer")
         lines = (line.split("\t", 1) for line in done.out.decode("utf-8", "replace").splitlines())
         there = {words[1]: words[0] for words in lines if len(words) == 2}
         for name in full:
@@ -78,7 +78,7 @@ class Repository:
     async def fetch(self, name: str) -> str:
         """Get a reference with its history; the commit it stands for."""
         done = await self._fetch(f"+{name}:{HEAD}")
-        _check(done, "GitUnreachable", f"{name} could not be fetched from {address(self._url)}")
+        _reached(done, f"{name} could not be fetched from {address(self._url)}")
         return await self._commit(HEAD)
 
     async def fetch_commit(self, commit: str) -> str:
@@ -89,9 +89,7 @@ class Repository:
                 done = await self._fetch(
                     "+refs/heads/*:refs/lmx/all/heads/*", "+refs/tags/*:refs/lmx/all/tags/*"
                 )
-                _check(
-                    done, "GitUnreachable", f"{commit[:12]} could not be fetched from {address(self._url)}"
-                )
+                _reached(done, f"{commit[:12]} could not be fetched from {address(self._url)}")
             if not await self.has(commit):
                 raise GitError("RefMissing", f"{address(self._url)} has no commit {commit}; see git.ref")
         return await self._commit(commit)
@@ -215,6 +213,32 @@ class Repository:
         if "No principal matched" in done.err or "Could not verify" in done.err or found is not None:
             return Signature(None, f"its signer is none of those in {signers}")
         return Signature(None, f"its signature does not hold: {done.err}")
+
+
+# What git and ssh say in English, which `environment` asks for: reason, and what a person can do.
+_REFUSALS = (
+    (
+        r"certificate|Host key verification failed|REMOTE HOST IDENTIFICATION",
+        "GitUntrusted",
+        "tell git whom to trust: http.sslCAInfo or GIT_SSL_CAINFO for https, ~/.ssh/known_hosts for ssh",
+    ),
+    (
+        r"could not read (?:Username|Password)|Authentication failed|Permission denied \(|error: 40[13]\b",
+        "GitUnauthorized",
+        (
+            "give git what the server asks for: credential.helper or ~/.netrc for https, a key without a "
+            "passphrase or an agent for ssh, of the user that LMX runs as"
+        ),
+    ),
+)
+
+
+def _reached(done: Result, what: str) -> None:
+    """Raises GitError where a call to the remote failed."""
+    for words, reason, way in _REFUSALS:
+        if done.status != 0 and re.search(words, done.err):
+            raise GitError(reason, f"{what}: {done.err}; {way}")
+    _check(done, "GitUnreachable", what)
 
 
 def _check(done: Result, reason: str, what: str) -> None:
