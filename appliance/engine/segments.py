@@ -27,6 +27,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 MOST = 2**24  # bytes of texts and tokens that are kept
+EACH = 300  # bytes that a segment takes beside its text and tokens: a text of nothing but marks has many
 MARKS = 64  # special tokens; some tokenizers have thousands in reserve
 WORDS = ("", "hello", " hello", "\nuser\nIt's 10  past.\n", "hello \n ", "\u00fcber ", "\u4f60\u597d", "{}")
 
@@ -130,4 +131,4 @@ def _covers(other: str, mark: str) -> bool:
 
 
 def _size(key: tuple[str, str], tokens: array[int]) -> int:
-    return 2 * len(key[1]) + 4 * len(tokens)  # two bytes a character are enough for most scripts
+    return EACH + 2 * len(key[1]) + 4 * len(tokens)  # two bytes a character are enough for most scripts

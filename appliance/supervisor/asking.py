@@ -91,6 +91,10 @@ async def answered(future: asyncio.Future[T | wire.Unanswered]) -> T:
 
 def refusal(answer: wire.Unanswered) -> ApiError:
     """What a client hears of it."""
-    code = answer.code if answer.code in CODES else "internal_error"
-    retry = 1.0 if CODES[code][0] == 503 else None
-    return ApiError(code, answer.message, param=answer.param, retry_after=retry, details=answer.details)
+    return said(answer.code, answer.message, param=answer.param, details=answer.details)
+
+
+def said(code: str, message: str, **more: Any) -> ApiError:
+    """An error by the code that an engine gives it. One that does not exist is a fault of ours."""
+    code = code if code in CODES else "internal_error"
+    return ApiError(code, message, retry_after=1.0 if CODES[code][0] == 503 else None, **more)

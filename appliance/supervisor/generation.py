@@ -15,7 +15,7 @@ import msgspec
 
 from appliance import wire
 from appliance.errors import ApiError
-from appliance.supervisor.asking import refusal
+from appliance.supervisor.asking import said
 from appliance.supervisor.engine import Engine
 from appliance.supervisor.record import NOBODY, Caller
 
@@ -150,7 +150,7 @@ class Generation:
     def _finished(self, row: wire.Row) -> None:
         if row.finish == "error":
             text = row.message or "the engine could not go on with this request and gave no reason"
-            self._error = refusal(wire.Unanswered(self.rid, row.code or "engine_failed", text))
+            self._error = said(row.code or "engine_failed", text)
             self._end(self._error.code)
             return
         self._finish = row.finish

@@ -203,6 +203,15 @@ def test_nothing_is_known_after_clear_nor_where_nothing_may_be_kept(
     assert found._bytes == 0
 
 
+def test_a_text_of_nothing_but_marks_is_held_to_what_it_really_takes(
+    counted: tuple[Segments, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = counted
+    monkeypatch.setattr(segments, "MOST", 30_000)
+    found.encode("".join(f"<s>{number}" for number in range(1000)), "")
+    assert 0 < len(found._known) <= 100
+
+
 def test_what_was_used_longest_ago_gives_way(
     counted: tuple[Segments, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
