@@ -6,10 +6,10 @@ and additions alone, which the compiler vectorises: 7 ms for the same 4.4 millio
 the exact value, which is 1 at most. Keys that a token may not see are hardly computed, and scores come in
 blocks, so that a long chunk needs no more memory than with MLX's own.
 
-`install` puts `attention` in the place of `mx.fast.scaled_dot_product_attention`, `swiglu` in that of
-mlx-lm's and `gelu_approx` in that of MLX's, for the whole process and only on the CPU backend. What they do
-not cover goes to MLX's own, unchanged: other types than float32, masks of batches, sinks, and few queries, as
-in decoding. Metal is never touched.
+`install` puts `attention` in the place of `mx.fast.scaled_dot_product_attention`, `rope` in that of
+`mx.fast.rope`, `swiglu` in that of mlx-lm's and `gelu_approx` in that of MLX's, for the whole process and
+only on the CPU backend. What they do not cover goes to MLX's own, unchanged: other types than float32, masks
+of batches, sinks, few queries, and the gates of a few short rows. Metal is never touched.
 
 mx.compile makes one loop of at most eleven operations, constants counted; of a longer chain it makes two, and
 the second gets its constants as arrays, which no compiler vectorises (27 ms). Hence the short pieces below.
